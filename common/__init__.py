@@ -1,0 +1,1 @@
+"""Folders, random streams and result files shared by `theory` and `llm`."""

@@ -1,0 +1,137 @@
+"""sigma, the map from prompt parameters to prompts: q = sigma(p), with first and second derivative.
+
+Linear prompts are sigma = identity (Theorem 4.2). Theorem 4.4 asks for an elementwise, injective sigma whose first
+and second derivatives are uniformly Lipschitz; each activation says which of these hold for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import erf, expit
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation acting on each coordinate of a prompt.
+
+    Attributes
+    ----------
+    name : str
+    function, first, second : callable
+        sigma, sigma' and sigma'' on arrays of any shape.
+    injective, smooth : bool
+        Whether the conditions of Theorem 4.4 hold: one-to-one on the real line; twice differentiable with Lipschitz
+        derivatives.
+    """
+
+    name: str
+    function: Callable[[np.ndarray], np.ndarray]
+    first: Callable[[np.ndarray], np.ndarray]
+    second: Callable[[np.ndarray], np.ndarray]
+    injective: bool = True
+    smooth: bool = True
+
+    def __call__(self, p: np.ndarray) -> np.ndarray:
+        """sigma(p), shape of p."""
+        return self.function(np.asarray(p, float))
+
+    def jacobian(self, p: np.ndarray) -> np.ndarray:
+        """d sigma_i / d p_k for each prompt: (L, m) -> (L, m, m)."""
+        return self.first(p)[..., None] * np.eye(p.shape[-1])
+
+    def curvature(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """sum_i g_i d^2 sigma_i / dp dp' for each prompt: (L, m), (L, m) -> (L, m, m)."""
+        return (g * self.second(p))[..., None] * np.eye(p.shape[-1])
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A fixed two-layer network, sigma(p) = W2 tanh(W1 p + c), acting on the whole prompt.
+
+    Both matrices are invertible, so sigma is injective and smooth like the elementwise functions of Theorem 4.4. The
+    theorem itself covers elementwise sigma only: this is the network of the trained method, brought under its
+    other conditions.
+    """
+
+    W1: np.ndarray
+    W2: np.ndarray
+    c: np.ndarray
+    name: str = "mlp"
+    injective: bool = True
+    smooth: bool = True
+
+    @classmethod
+    def fixed(cls, m: int) -> "MLP":
+        """The network used by the studies for prompts of length m: random orthogonal matrices of a fixed seed.
+
+        W1 has gain 1/2, so that prompts of size about 1 stay out of saturation; W2 has gain 2, so that sigma has slope
+        of about 1.
+        """
+        rng = np.random.default_rng(2502_03029)
+        orthogonal = [np.linalg.qr(rng.standard_normal((m, m)))[0] for _ in range(2)]
+        return cls(0.5 * orthogonal[0], 2.0 * orthogonal[1], 0.2 * rng.standard_normal(m))
+
+    def __call__(self, p: np.ndarray) -> np.ndarray:
+        """sigma(p), (L, m) -> (L, m)."""
+        return np.tanh(p @ self.W1.T + self.c) @ self.W2.T
+
+    def jacobian(self, p: np.ndarray) -> np.ndarray:
+        """d sigma_i / d p_k, (L, m) -> (L, m, m)."""
+        hidden = np.tanh(p @ self.W1.T + self.c)
+        return np.einsum("ih,lh,hk->lik", self.W2, 1 - hidden**2, self.W1)
+
+    def curvature(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """sum_i g_i d^2 sigma_i / dp dp', (L, m), (L, m) -> (L, m, m)."""
+        hidden = np.tanh(p @ self.W1.T + self.c)
+        return np.einsum("lh,hk,hj->lkj", (g @ self.W2) * -2 * hidden * (1 - hidden**2), self.W1, self.W1)
+
+
+def _normal_density(p: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * p * p) / np.sqrt(2 * np.pi)
+
+
+ACTIVATIONS = {
+    a.name: a
+    for a in (
+        Activation("identity", lambda p: p, np.ones_like, np.zeros_like),
+        Activation("tanh", np.tanh, lambda p: 1 - np.tanh(p) ** 2, lambda p: -2 * np.tanh(p) * (1 - np.tanh(p) ** 2)),
+        Activation(
+            "sigmoid",
+            expit,
+            lambda p: expit(p) * expit(-p),
+            lambda p: expit(p) * expit(-p) * (1 - 2 * expit(p)),
+        ),
+        # Falls, then rises: one-to-one only above its minimum at -0.7518.
+        Activation(
+            "gelu",
+            lambda p: 0.5 * p * (1 + erf(p / np.sqrt(2))),
+            lambda p: 0.5 * (1 + erf(p / np.sqrt(2))) + p * _normal_density(p),
+            lambda p: (2 - p * p) * _normal_density(p),
+            injective=False,
+        ),
+        Activation(
+            "leaky_relu",
+            lambda p: np.where(p > 0, p, 0.1 * p),
+            lambda p: np.where(p > 0, 1.0, 0.1),
+            np.zeros_like,
+            smooth=False,
+        ),
+        Activation("softplus", lambda p: np.logaddexp(0, p), expit, lambda p: expit(p) * expit(-p)),
+    )
+}
+
+
+def activation(name: str, m: int) -> Activation | MLP:
+    """The activation called `name`, for prompts of length m.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if name == "mlp":
+        return MLP.fixed(m)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join([*ACTIVATIONS, 'mlp'])}; got {name!r}")
+    return ACTIVATIONS[name]
