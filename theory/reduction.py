@@ -14,8 +14,9 @@ residual e = y~ - t g and t = tanh(alpha), F = |e|^2 / 2 has
 
     dF/ds_j = -t w_j (v_j - g).e,    dF/dv_j = -t w_j e,    dF/dt = -g.e                       (s_j: score of prompt j)
 
-and second derivatives that are products of row features of the same few kinds, so that one pass of two matrix products
-gives either the Gauss-Newton Gram (curvature = 0) or the exact Hessian (curvature = 1) at the same price.
+and the Gauss-Newton Gram of (s, v, t) is a sum over rows of products of a few features. One pass forms them in buffers
+that stay in cache, every loop over rows vectorised, and multiplies them by a small kernel that holds its sums in
+registers: the Gram costs less than BLAS takes to multiply a Jacobian that is already there.
 """
 
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ import numpy as np
 
 from theory.model import MoERegression
 
-ROWS = 512  # rows of a work buffer: everything that one pass touches stays in the second-level cache
+ROWS = 128  # rows of a work buffer: what one pass touches stays in the first two cache levels
 
 
 @dataclass
@@ -102,8 +103,8 @@ def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
     return Reduced(blocks, key_map, value_map, constant, n)
 
 
-def evaluate(data: Reduced, key: np.ndarray, value: np.ndarray, b: np.ndarray, t: float, curvature: int):
-    """Sum of squares, gradient and curvature matrix of |residual|^2 / 2.
+def evaluate(data: Reduced, key: np.ndarray, value: np.ndarray, b: np.ndarray, t: float):
+    """Sum of squares, and gradient and Gauss-Newton Gram of half of it.
 
     Parameters
     ----------
@@ -113,23 +114,21 @@ def evaluate(data: Reduced, key: np.ndarray, value: np.ndarray, b: np.ndarray, t
     b : ndarray, (L,)
     t : float
         tanh(alpha); 1 for `joint`.
-    curvature : {0, 1}
-        0: Gauss-Newton Gram J'J. 1: exact Hessian.
 
     Returns
     -------
     sse : float
     gradient : ndarray, (K,)
-    hessian : ndarray, (K, K)
-        Over (key, value, b, t), K = L k + L r + L + 1.
+    gram : ndarray, (K, K)
+        J'J over (key, value, b, t), K = L k + L r + L + 1.
     """
     (L, k), r = key.shape, value.shape[1]
     pairs, quadratic = L * (L + 1) // 2, k + 1 + k * (k + 1) // 2
     features = np.zeros((quadratic, ROWS))  # x~, 1, products x~_k x~_l with k <= l
-    scores = np.zeros((pairs, ROWS))  # curvature between two scores
+    scores = np.zeros((pairs, ROWS))  # t^2 dg/ds_j . dg/ds_l for j <= l
     slopes = np.zeros((2 * L, ROWS))  # D_j = w_j (v_j - g).e and U_j = w_j (v_j - g).g
     left = np.zeros((L * k + L, ROWS))  # w_j x~_k, then w_j
-    right = np.zeros((L * r + 2 * r, ROWS))  # curvature between score and expert, then e, then g
+    right = np.zeros((L * r + 2 * r, ROWS))  # t^2 dg/ds_j, then e, then g
     P = np.zeros((pairs, quadratic))
     S = np.zeros((2 * L, k + 1))
     X = np.zeros((L * k + L, L * r + 2 * r))
@@ -137,16 +136,14 @@ def evaluate(data: Reduced, key: np.ndarray, value: np.ndarray, b: np.ndarray, t
     work = (features, features[: k + 1], scores, slopes, left, left[L * k :], right)
     totals = np.zeros(3)  # |e|^2, |g|^2, g.e
     for block in data.blocks:
-        _accumulate(*block, key, value, b, t, float(curvature), *work, P, S, X, W, totals)
-    gradient, hessian = _assemble(L, k, r, t, curvature, P, S, X, W, totals)
-    return data.constant + totals[0], gradient, hessian
+        _accumulate(*block, key, value, b, t, *work, P, S, X, W, totals)
+    return data.constant + totals[0], *_assemble(L, k, r, t, P, S, X, W, totals)
 
 
-def _assemble(L, k, r, t, curvature, P, S, X, W, totals):
-    """Gradient and curvature matrix from the sums over rows."""
+def _assemble(L, k, r, t, P, S, X, W, totals):
+    """Gradient and Gram from the sums over rows."""
     keys, values, biases = slice(0, L * k), slice(L * k, L * (k + r)), slice(L * (k + r), L * (k + r) + L)
-    H = np.zeros((L * (k + r) + L + 1,) * 2)
-    every = range(L)
+    G = np.zeros((L * (k + r) + L + 1,) * 2)
 
     pairs = np.zeros((L, L, P.shape[1]))
     j, l = np.triu_indices(L)
@@ -154,33 +151,28 @@ def _assemble(L, k, r, t, curvature, P, S, X, W, totals):
     square = np.zeros((L, L, k, k))
     i, c = np.triu_indices(k)
     square[..., i, c] = square[..., c, i] = pairs[..., k + 1 :]
-    H[keys, keys] = square.transpose(0, 2, 1, 3).reshape(L * k, L * k)
-    H[keys, biases] = pairs[..., :k].transpose(0, 2, 1).reshape(L * k, L)
-    H[biases, biases] = pairs[..., k]
+    G[keys, keys] = square.transpose(0, 2, 1, 3).reshape(L * k, L * k)
+    G[keys, biases] = pairs[..., :k].transpose(0, 2, 1).reshape(L * k, L)
+    G[biases, biases] = pairs[..., k]
 
-    # X holds sums of (w_l x~_c) and of w_l, each times (score-expert curvature of j, e, g).
+    # X holds sums of (w_l x~_c) and of w_l, each times (t^2 dg/ds_j, e, g).
     wx, w = X[: L * k].reshape(L, k, -1), X[L * k :]
-    key_value = wx[..., : L * r].reshape(L, k, L, r).transpose(2, 1, 0, 3).copy()
-    key_value[every, :, every] -= curvature * t * wx[..., L * r : L * r + r]
-    H[keys, values] = key_value.reshape(L * k, L * r)
+    G[keys, values] = wx[..., : L * r].reshape(L, k, L, r).transpose(2, 1, 0, 3).reshape(L * k, L * r)
     we, wg = w[:, L * r : L * r + r], w[:, L * r + r :]
-    value_bias = w[:, : L * r].reshape(L, L, r).transpose(0, 2, 1).copy()
-    value_bias[every, :, every] -= curvature * t * we
-    H[values, biases] = value_bias.reshape(L * r, L)
-    H[values, values] = t * t * np.kron(W, np.eye(r))
+    G[values, biases] = w[:, : L * r].reshape(L, L, r).transpose(0, 2, 1).reshape(L * r, L)
+    G[values, values] = t * t * np.kron(W, np.eye(r))
 
     D, U = S[:L], S[L:]
-    slope = t * U - curvature * D
-    H[keys, -1], H[biases, -1] = slope[:, :k].ravel(), slope[:, k]
-    H[values, -1] = (t * wg - curvature * we).ravel()
-    H[-1, -1] = totals[1]
-    H = np.triu(H)
+    G[keys, -1], G[biases, -1] = t * U[:, :k].ravel(), t * U[:, k]
+    G[values, -1] = t * wg.ravel()
+    G[-1, -1] = totals[1]
+    G = np.triu(G)
     gradient = -np.concatenate([t * D[:, :k].ravel(), t * we.ravel(), t * D[:, k], totals[2:]])
-    return gradient, H + np.triu(H, 1).T
+    return gradient, G + np.triu(G, 1).T
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _accumulate(x, y, base, level, key, value, b, t, curvature,
+def _accumulate(x, y, base, level, key, value, b, t,
                 features, first, scores, slopes, left, w, right, P, S, X, W, totals):  # fmt: skip
     """Add the sums over the rows of one block; every inner loop runs over rows and vectorises."""
     L, k = key.shape
@@ -273,13 +265,7 @@ def _accumulate(x, y, base, level, key, value, b, t, curvature,
         for j in range(L):
             for l in range(j, L):
                 for i in range(ROWS):
-                    scores[p, i] = t * (
-                        t * w[j, i] * w[l, i] * (gram[j, l] - u[j, i] - u[l, i] + gg[i])
-                        + curvature * (w[l, i] * slopes[j, i] + w[j, i] * slopes[l, i])
-                    )
-                if l == j:
-                    for i in range(ROWS):
-                        scores[p, i] -= t * curvature * slopes[j, i]
+                    scores[p, i] = t * t * w[j, i] * w[l, i] * (gram[j, l] - u[j, i] - u[l, i] + gg[i])
                 p += 1
         p = k + 1
         for c in range(k):
@@ -293,11 +279,11 @@ def _accumulate(x, y, base, level, key, value, b, t, curvature,
                     left[j * k + c, i] = w[j, i] * features[c, i]
             for c in range(r):
                 for i in range(ROWS):
-                    right[j * r + c, i] = t * w[j, i] * (t * (value[j, c] - g[c, i]) + curvature * e[c, i])
-        P += np.dot(scores, features.T)
-        S += np.dot(slopes, first.T)
-        X += np.dot(left, right.T)
-        W += np.dot(w, w.T)
+                    right[j * r + c, i] = t * t * w[j, i] * (value[j, c] - g[c, i])
+        _multiply(scores, features, P)
+        _multiply(slopes, first, S)
+        _multiply(left, right, X)
+        _multiply(w, w, W)
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -328,3 +314,45 @@ def _exp(v):
     power = bits.view(np.float64)
     for i in range(len(v)):
         v[i] *= power[i]
+
+
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def _multiply(A, B, C):
+    """C += A B' for a few short rows: 4 x 3 sums are held in registers (BLAS would first copy both factors)."""
+    rows, columns = A.shape[0], B.shape[0]
+    for p in range(0, rows - rows % 4, 4):
+        a0, a1, a2, a3 = A[p], A[p + 1], A[p + 2], A[p + 3]
+        for q in range(0, columns - columns % 3, 3):
+            b0, b1, b2 = B[q], B[q + 1], B[q + 2]
+            c00 = c01 = c02 = c10 = c11 = c12 = c20 = c21 = c22 = c30 = c31 = c32 = 0.0
+            for i in range(ROWS):
+                c00 += a0[i] * b0[i]
+                c01 += a0[i] * b1[i]
+                c02 += a0[i] * b2[i]
+                c10 += a1[i] * b0[i]
+                c11 += a1[i] * b1[i]
+                c12 += a1[i] * b2[i]
+                c20 += a2[i] * b0[i]
+                c21 += a2[i] * b1[i]
+                c22 += a2[i] * b2[i]
+                c30 += a3[i] * b0[i]
+                c31 += a3[i] * b1[i]
+                c32 += a3[i] * b2[i]
+            C[p, q] += c00
+            C[p, q + 1] += c01
+            C[p, q + 2] += c02
+            C[p + 1, q] += c10
+            C[p + 1, q + 1] += c11
+            C[p + 1, q + 2] += c12
+            C[p + 2, q] += c20
+            C[p + 2, q + 1] += c21
+            C[p + 2, q + 2] += c22
+            C[p + 3, q] += c30
+            C[p + 3, q + 1] += c31
+            C[p + 3, q + 2] += c32
+    for p in range(rows):  # what the tiles leave over
+        for q in range(columns - columns % 3 if p < rows - rows % 4 else 0, columns):
+            c00 = 0.0
+            for i in range(ROWS):
+                c00 += A[p, i] * B[q, i]
+            C[p, q] += c00

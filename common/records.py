@@ -1,0 +1,84 @@
+"""Result files: where their numbers come from, and writing that leaves an old file or a new one, never half of one."""
+
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from common.paths import ROOT
+
+LIBRARIES = ("numpy", "scipy", "numba", "torch", "transformers", "peft")
+
+
+def provenance() -> dict:
+    """Everything but the configuration that a number may depend on; of the machine, no name, user or folder.
+
+    Returns
+    -------
+    dict
+        time (UTC), commit (None outside a git checkout), dirty (whether files other than results differ from that
+        commit; None without one), python, libraries (installed ones only), cpu, cores (that this process may use) and
+        platform.
+    """
+    status = _git("status", "--porcelain", "--", ".", ":!results", ":!figures/out")
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "python": platform.python_version(),
+        "libraries": {name: v for name in LIBRARIES if (v := _version(name))},
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a whole file in one step: a reader, or a run that is killed, sees the old text or the new, nothing between.
+
+    Missing folders are made. The text goes to a temporary file beside the target, to disk, and then into its place.
+
+    Raises
+    ------
+    OSError
+        Naming the file and the reason, if it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,46 @@
+"""Starts for the fits: near the truth, the convention of this literature, or anywhere in the box."""
+
+import numpy as np
+
+from theory.estimate import Box
+from theory.model import MoERegression, Prompts
+
+
+def near(truth: Prompts, size: int, rng: np.random.Generator, jitter: float = 0.1) -> Prompts:
+    """`size` prompts around the truth: each true prompt once, extra ones at random, and a little Gaussian noise.
+
+    Prompts of one cell share the weight of the true one; p, p_value, b and alpha get N(0, jitter^2) on top.
+
+    Raises
+    ------
+    ValueError
+        If `size` is below the number of true prompts.
+    """
+    if size < len(truth):
+        raise ValueError(f"a near start must have at least the {len(truth)} true prompts; got size {size}")
+    cell = np.r_[np.arange(len(truth)), rng.integers(len(truth), size=size - len(truth))]
+    seed = truth.take(cell)
+
+    def shake(a):
+        return a + jitter * rng.standard_normal(np.shape(a))
+
+    return Prompts(
+        shake(seed.p),
+        shake(seed.b - np.log(np.bincount(cell)[cell])),
+        None if seed.alpha is None else shake(seed.alpha),
+        None if seed.p_value is None else shake(seed.p_value),
+    )
+
+
+def anywhere(model: MoERegression, size: int, box: Box, rng: np.random.Generator, count: int) -> list[Prompts]:
+    """`count` starts that know nothing of the truth: prompts and alpha uniform in the box, equal weights."""
+    shape = (size, model.m)
+    return [
+        Prompts(
+            rng.uniform(-box.prompt, box.prompt, shape),
+            np.zeros(size),
+            None if model.joint else rng.uniform(-box.alpha, box.alpha),
+            rng.uniform(-box.prompt, box.prompt, shape) if model.unshared else None,
+        )
+        for _ in range(count)
+    ]
