@@ -40,7 +40,7 @@ def test_constants_against_one_step_estimates(gate):
 
     Standard errors are under 3 % (at most 2.4 % from the data sets, the rest from their common x); the bound is 10 %.
     """
-    model, truth, noise, n = *a_case(gate), 0.3, 10_000
+    model, truth, noise, n = *a_case(gate), 0.3, 4000
     rng = stream(4, "one step", gate)
     J = jacobian(model, rng.standard_normal((n, 2)), truth)
     response = np.linalg.pinv(J)
@@ -77,14 +77,14 @@ def test_constants_against_one_step_estimates(gate):
 def test_function_error_is_chi_with_the_rank_of_freedom(gate, gauges):
     """The closed form, and the same mean by evaluating f at the drawn prompts."""
     model, truth = a_case(gate)
-    x = stream(4, "held out").standard_normal((4000, 2))
+    x = stream(4, "held out").standard_normal((2000, 2))
     f = model(x, truth)
     by_draws = predict(
         model,
         truth,
         0.5,
         lambda fitted: {"on_x": np.sqrt(np.square(model(x, fitted) - f).sum(1).mean())},
-        draws=512,
+        draws=256,
     )
     degrees = Layout(model, len(truth)).size - gauges
     chi = np.sqrt(stream(4, "chi").chisquare(degrees, 100_000)).mean()

@@ -1,9 +1,13 @@
 """Each way in which a truth can hide is found, named, and shown by a witness; an innocent truth passes."""
 
+import json
+
 import numpy as np
 import pytest
 
+from common.paths import ROOT
 from common.streams import stream
+from theory import cases
 from theory.attention import head_to_model
 from theory.coordinates import Layout
 from theory.identifiability import CURES, IdentifiabilityError, check, require
@@ -245,3 +249,25 @@ def test_bad_arguments():
         require(a_model(), a_truth(), expect=("rank D",))
     with pytest.raises(ValueError, match=r"p must be \(L, 4\), as B says; got \(3, 5\)"):
         check(a_model(), a_truth(m=5))
+
+
+def test_document_has_the_committed_numbers_and_the_code_gives_them():
+    """Tables of docs/identifiability.md are those of the results file; ranks and broken conditions are found again."""
+    result = json.loads(cases.FILE.read_text(encoding="utf-8"))
+    document = (ROOT / "docs" / "identifiability.md").read_text(encoding="utf-8")
+    for table in cases.tables(result).values():
+        assert table in document
+
+    def frozen(record):
+        broken = [(f["condition"], f["null_directions"]) for f in record.get("broken", [])]
+        return [record[key] for key in ("group", "name", "parameters", "rank", "gauges")], broken
+
+    again = cases.measure()
+    assert [frozen(record) for record in again] == [frozen(record) for record in result["cases"]]
+    assert max(f.get("change", 0.0) for record in again for f in record.get("broken", [])) < 1e-12
+
+
+def test_least_squares_takes_doubled_prompts():
+    """Of 8 data sets some fits are doubled prompts and some are not; the seed is fixed, else false alarm 2^-7."""
+    row = cases.least_squares_choice(1000, 8)
+    assert 0 < row["doubled"] < 8

@@ -1,4 +1,4 @@
-"""sigma, the map from prompt parameters to prompts: q = sigma(p), with first and second derivative.
+"""sigma, the map from prompt parameters to prompts: q = sigma(p), with its derivative.
 
 Linear prompts are sigma = identity (Theorem 4.2). Theorem 4.4 asks for an elementwise, injective sigma whose first
 and second derivatives are uniformly Lipschitz; each activation says which of these hold for it.
@@ -18,8 +18,8 @@ class Activation:
     Attributes
     ----------
     name : str
-    function, first, second : callable
-        sigma, sigma' and sigma'' on arrays of any shape.
+    function, slope : callable
+        sigma and sigma' on arrays of any shape.
     injective, smooth : bool
         Whether the conditions of Theorem 4.4 hold: one-to-one on the real line; twice differentiable with Lipschitz
         derivatives.
@@ -27,8 +27,7 @@ class Activation:
 
     name: str
     function: Callable[[np.ndarray], np.ndarray]
-    first: Callable[[np.ndarray], np.ndarray]
-    second: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[np.ndarray], np.ndarray]
     injective: bool = True
     smooth: bool = True
 
@@ -38,11 +37,7 @@ class Activation:
 
     def jacobian(self, p: np.ndarray) -> np.ndarray:
         """d sigma_i / d p_k for each prompt: (L, m) -> (L, m, m)."""
-        return self.first(p)[..., None] * np.eye(p.shape[-1])
-
-    def curvature(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
-        """sum_i g_i d^2 sigma_i / dp dp' for each prompt: (L, m), (L, m) -> (L, m, m)."""
-        return (g * self.second(p))[..., None] * np.eye(p.shape[-1])
+        return self.slope(p)[..., None] * np.eye(p.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -81,11 +76,6 @@ class MLP:
         hidden = np.tanh(p @ self.W1.T + self.c)
         return np.einsum("ih,lh,hk->lik", self.W2, 1 - hidden**2, self.W1)
 
-    def curvature(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
-        """sum_i g_i d^2 sigma_i / dp dp', (L, m), (L, m) -> (L, m, m)."""
-        hidden = np.tanh(p @ self.W1.T + self.c)
-        return np.einsum("lh,hk,hj->lkj", (g @ self.W2) * -2 * hidden * (1 - hidden**2), self.W1, self.W1)
-
 
 def _normal_density(p: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * p * p) / np.sqrt(2 * np.pi)
@@ -94,30 +84,27 @@ def _normal_density(p: np.ndarray) -> np.ndarray:
 ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation("identity", lambda p: p, np.ones_like, np.zeros_like),
-        Activation("tanh", np.tanh, lambda p: 1 - np.tanh(p) ** 2, lambda p: -2 * np.tanh(p) * (1 - np.tanh(p) ** 2)),
+        Activation("identity", lambda p: p, np.ones_like),
+        Activation("tanh", np.tanh, lambda p: 1 - np.tanh(p) ** 2),
         Activation(
             "sigmoid",
             expit,
             lambda p: expit(p) * expit(-p),
-            lambda p: expit(p) * expit(-p) * (1 - 2 * expit(p)),
         ),
         # Falls, then rises: one-to-one only above its minimum at -0.7518.
         Activation(
             "gelu",
             lambda p: 0.5 * p * (1 + erf(p / np.sqrt(2))),
             lambda p: 0.5 * (1 + erf(p / np.sqrt(2))) + p * _normal_density(p),
-            lambda p: (2 - p * p) * _normal_density(p),
             injective=False,
         ),
         Activation(
             "leaky_relu",
             lambda p: np.where(p > 0, p, 0.1 * p),
             lambda p: np.where(p > 0, 1.0, 0.1),
-            np.zeros_like,
             smooth=False,
         ),
-        Activation("softplus", lambda p: np.logaddexp(0, p), expit, lambda p: expit(p) * expit(-p)),
+        Activation("softplus", lambda p: np.logaddexp(0, p), expit),
     )
 }
 

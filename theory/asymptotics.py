@@ -24,7 +24,7 @@ from scipy.stats import qmc
 
 from common.streams import stream
 from theory.coordinates import Layout
-from theory.estimate import LeastSquares
+from theory.descent import LeastSquares
 from theory.model import MoERegression, Prompts
 from theory.reduction import reduce
 
@@ -65,7 +65,7 @@ def predict(
     model: MoERegression,
     truth: Prompts,
     noise: float,
-    errors: Callable[[Prompts], Mapping[str, float]],
+    errors: Callable[[Prompts], Mapping],
     draws: int = 1 << 11,
     seed: int = 0,
 ) -> dict[str, float]:

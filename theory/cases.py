@@ -32,7 +32,7 @@ HEADS = (2, 3, 4, 6)  # head sizes, for prompts of length 6
 LAYERS = ((1, 2), (2, 2), (3, 2), (1, 3), (2, 3), (1, 6))  # number of heads and their size
 
 # LLaMA-Adapter's published default for non-linear prompts. At the kink any slope between 0 and 1 would do.
-RELU = Activation("relu", lambda p: np.maximum(p, 0.0), lambda p: (1 + np.sign(p)) / 2, np.zeros_like, False, False)
+RELU = Activation("relu", lambda p: np.maximum(p, 0.0), lambda p: (1 + np.sign(p)) / 2, False, False)
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _record(finding: Finding, q: Prompts) -> dict:
 
 
 def tables(result: dict) -> dict[str, str]:
-    """The Markdown tables of docs/identifiability.md: one for each group of cases, and one of what least squares does."""
+    """The Markdown tables of docs/identifiability.md: one for each group of cases, and what least squares does."""
     head = ["| case | parameters | rank | gauges | hidden | broken (null directions) | f changes by | D |"]
     head.append("|---|---|---|---|---|---|---|---|")
     groups = dict.fromkeys(record["group"] for record in result["cases"])
@@ -224,7 +224,8 @@ def _row(record: dict) -> str:
     seen = [finding for finding in broken if "change" in finding]
     cells = [record[key] for key in ("name", "parameters", "rank", "gauges")]
     cells.append(record["parameters"] - record["rank"] - record["gauges"])
-    cells.append("; ".join(f"{f['condition']} ({f['null_directions']})" for f in broken))
+    names = [f"{f['condition']} ({f['null_directions']})" for f in broken]
+    cells.append("; ".join(names) if "broken" in record else "rank only")
     cells.append(f"{max(f['change'] for f in seen):.0e}" if seen else "")
     cells.append("; ".join(f"{f['voronoi']:.2f}" for f in seen))
     return f"| {' | '.join(map(str, cells))} |"

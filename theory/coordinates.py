@@ -1,13 +1,13 @@
 """Parameters as one vector, and the coordinates in which over-specified fits move.
 
-Two fitted prompts that share one true prompt are seen by the data through their total weight, their mean, their second
-moment, their third, ... (this is why they converge at n^-1/4). In (p_i, p_j, b_i, b_j) the sets of equal moments are
-curved, and steps along straight lines crawl through the bend. With weights rho and 1 - rho of the pair, u = b_i - b_j,
+Two fitted prompts that share one true prompt are seen by the data through their total weight, their mean, their
+second moment, their third, ... (this is why they converge at n^-1/4). In (p_i, p_j, b_i, b_j) the sets of equal moments
+are curved, and steps along straight lines crawl through the bend. With weights rho, 1 - rho of the pair, u = b_i - b_j,
 
     beta = log(e^b_i + e^b_j),   mu = rho p_i + (1 - rho) p_j,   eps = sqrt(rho (1 - rho)) (p_i - p_j),   s = sinh(u / 2)
 
-have weight e^beta, mean mu, second moment eps eps' and third moment -2 s eps^3: each moment has a coordinate of its own,
-and the bend is gone. Inverse: p_i = mu + e^(-u/2) eps, p_j = mu - e^(u/2) eps. Measured: docs/log.md.
+have weight e^beta, mean mu, second moment eps eps' and third moment -2 s eps^3: each moment has a coordinate of its
+own, and the bend is gone. Inverse: p_i = mu + e^(-u/2) eps, p_j = mu - e^(u/2) eps. Measured: docs/log.md.
 """
 
 import numpy as np
@@ -57,13 +57,16 @@ class Layout:
         found: list[tuple[int, int]] = []
         for flat in np.argsort(distance, axis=None):
             i, j = divmod(int(flat), self.L)
-            if i < j and free[i] and free[j] and distance[i, j] < 2 and len(found) < 2:
-                if not {i, j} & {k for pair in found for k in pair}:
-                    found.append((i, j))
+            taken = {k for pair in found for k in pair}
+            if i < j and free[i] and free[j] and distance[i, j] < 2 and len(found) < 2 and not {i, j} & taken:
+                found.append((i, j))
         return found
 
     def pair_jacobian(self, theta: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
-        """d theta / d (pair coordinates), (size, size); mu, beta take the places of p_i, b_i and eps, s those of p_j, b_j."""
+        """d theta / d (pair coordinates), (size, size).
+
+        mu and beta take the places of p_i and b_i, eps and s those of p_j and b_j.
+        """
         J = np.eye(self.size)
         for i, j in pairs:
             bi, bj = self.b[i], self.b[j]

@@ -36,7 +36,7 @@ def replicate(study: Study, n: int, number: int) -> dict:
     data = reduce(model, model.sample(truth, study.noise, n, stream(study.seed, study.name, n, number, "data")))
     rng = stream(study.seed, study.name, n, number, "start")
     passes = 0
-    for restarts in range(RESTARTS + 1):
+    for restarts in range(RESTARTS + 1):  # noqa: B007  (how many it took is a column)
         start = near(truth, study.fitted, rng) if study.start == "near" else _global_start(study, data, rng)
         result = fit_reduced(model, data, start, study.box, truth)
         passes += result.iterations

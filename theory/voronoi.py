@@ -4,8 +4,8 @@
         + sum_{|V_j| = 1} pi_i |p_i - p*_j|  +  sum_{|V_j| > 1} sum_{i in V_j} pi_i |p_i - p*_j|^2
 
 V_j holds the fitted prompts nearest to the true prompt j. Weights pi are softmax(b) where the prompts have a softmax
-of their own and exp(b) in a joint one, as `Prompts.weights` says; the paper writes exp(b) throughout, but with a softmax
-of their own a common shift of b changes D and not the function. D leaves the gate out: its error stands beside it.
+of their own and exp(b) in a joint one, as `Prompts.weights` says; the paper writes exp(b) throughout, but with a
+softmax of their own a common shift of b changes D and not the function. D leaves the gate out; it stands beside D.
 """
 
 from dataclasses import dataclass

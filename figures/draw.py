@@ -1,0 +1,90 @@
+#!/usr/bin/env python
+"""Draw every figure: execute the notebooks on a folder of results, and stop at the first assertion that fails."""
+
+import sys
+from pathlib import Path
+
+sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from common.paths import FIGURES, NOTEBOOKS, RESULTS
+
+TIMEOUT = 600
+
+
+class DrawError(RuntimeError):
+    """A notebook that failed: which one, in which cell, and why."""
+
+
+def execute(notebook: Path, results: Path, out: Path) -> None:
+    """Execute a notebook on a folder of results; figures and their numbers go to `out`, the notebook stays as it is.
+
+    Raises
+    ------
+    DrawError
+        Naming the notebook, the cell and the error, if a cell fails.
+    """
+    content = nbformat.read(notebook, as_version=4)
+    client = NotebookClient(
+        content, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(notebook.parent)}}
+    )
+    folders = {"ZIA_RESULTS": str(results.resolve()), "ZIA_FIGURES": str(out.resolve())}
+    try:
+        client.execute(env=os.environ | folders)
+    except CellExecutionError as error:
+        raise DrawError(f"{notebook.name}, {_failed(content)}: {error.ename}: {error.evalue}") from error
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise DrawError(f"{notebook.name}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _failed(content: nbformat.NotebookNode) -> str:
+    for number, cell in enumerate(content.cells, 1):
+        if any(output["output_type"] == "error" for output in cell.get("outputs", ())):
+            return f"cell {number} ({cell.id})"
+    return "before the first cell"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, exit code 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    parser = _Parser(prog="draw.py", description=__doc__)
+    parser.add_argument("notebook", nargs="*", metavar="NOTEBOOK", help=f"all of them if none is named: {names}")
+    parser.add_argument("--results", type=Path, default=RESULTS / "theory", metavar="DIR", help="results/theory")
+    parser.add_argument("--out", type=Path, default=FIGURES, metavar="DIR", help="figures/out")
+    arguments = parser.parse_args(argv)
+    if unknown := [name for name in arguments.notebook if name not in names]:
+        parser.error(f"no notebook is called {unknown[0]}; there are {', '.join(names)}")
+    if not arguments.results.is_dir():
+        parser.error(f"--results must be a folder of results; {arguments.results} is none")
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out must be a folder that can be written: {error}")
+    for name in arguments.notebook or names:
+        began = time.perf_counter()
+        try:
+            execute(NOTEBOOKS / f"{name}.ipynb", arguments.results, arguments.out)
+        except DrawError as error:
+            print(f"draw.py: error: {error}", file=sys.stderr)
+            return 1
+        print(f"{name}: drawn in {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"figures and the numbers in them are in {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Rates drawn: tables of studies -> log-log plots with bands, fitted and theory lines, and the numbers in them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures.measured import Measured, found, steps
+from figures.style import BLACK, BLUE, COLUMN, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
+from theory.rates import MARGIN
+from theory.studies import QUANTITIES
+
+LOOK = {
+    "function_error": Mark(r"$\|\hat{f}-f^*\|$, function", BLACK, "o"),
+    "voronoi": Mark(r"$D$, Voronoi loss", BLUE, "s"),
+    "gating_error": Mark(r"$|\hat{\alpha}-\alpha^*|$, gate", ORANGE, "^"),
+    "weight_error": Mark(r"$\sum_j|\hat{\pi}(V_j)-\pi_j^*|$, weights", GREEN, "D", True),
+    "exact_prompt_error": Mark(r"$|\hat{p}-p^*|$, cells $|V_j|=1$", SKY, "v"),
+    "over_prompt_error": Mark(r"$|\hat{p}-p^*|$, cells $|V_j|>1$", VERMILION, "X"),
+}
+STUDY_LOOK = {
+    "exact-linear": Mark("exact, linear", BLACK, "o", True),
+    "exact-tanh": Mark("exact, tanh", VERMILION, "^", True),
+    "exact-gelu": Mark("exact, GELU", PURPLE, "v", True),
+    "exact-mlp": Mark("exact, MLP", GREEN, "D", True),
+    "exact-linear-global": Mark("exact, linear, far starts", SKY, "s", True),
+    "over-linear": Mark("over, linear", BLUE, "s"),
+    "over-tanh": Mark("over, tanh", ORANGE, "P"),
+    "over-linear-two": Mark("over by two, linear", PURPLE, "X"),
+}
+GATE_LOOK = {
+    "over-linear": Mark("zero-init, shared", BLUE, "s"),
+    "over-zero-init-unshared": Mark("zero-init, unshared", SKY, "D", True),
+    "over-joint": Mark("vanilla, shared", BLACK, "o"),
+    "over-joint-unshared": Mark("vanilla, unshared", VERMILION, "X"),
+}
+
+FRACTIONS = {-0.5: "\N{MINUS SIGN}1/2", -0.25: "\N{MINUS SIGN}1/4", 0.0: "0"}
+
+
+def curve(ax: Axes, measured: Measured, quantity: str, mark: Mark, constant: float | None = None) -> list[dict]:
+    """Points, band, fitted line, and the theory line (dashed) of one quantity; the numbers of the picture.
+
+    The theory line has the theorem's slope and goes through the middle of the fitted line; with a `constant`, it is
+    the prediction constant / sqrt(n), which nothing is fitted to.
+    """
+    n, mean, low, high = measured.bands[quantity]
+    rate = measured.rates[quantity]
+    middle = np.log(n).mean(), np.log(mean).mean()
+    exponent = float(rate["slope"])
+    fitted = np.exp(middle[1] + exponent * (np.log(n) - middle[0]))
+    theory = np.full(len(n), np.nan)
+    if constant is not None:
+        theory = constant / np.sqrt(n)
+    elif rate["theory"]:
+        theory = np.exp(middle[1] + float(rate["theory"]) * (np.log(n) - middle[0]))
+    ax.fill_between(n, low, high, color=mark.colour, alpha=0.25, linewidth=0)
+    ax.plot(n, theory, color=mark.colour, linestyle=(0, (4, 2)), linewidth=0.7)
+    ax.plot(n, fitted, color=mark.colour)
+    label = f"{exponent:.2f} [{float(rate['low']):.2f}, {float(rate['high']):.2f}]".replace("-", "\N{MINUS SIGN}")
+    if rate["theory"]:
+        label += f" ({FRACTIONS[float(rate['theory'])]})"
+    ax.plot(n, mean, linestyle="", label=label, zorder=3, **mark.points)
+    ax.set(xscale="log", yscale="log")
+    columns = {"n": n, "mean": mean, "low": low, "high": high, "fitted": fitted, "theory": theory}
+    name = measured.study.name
+    return [
+        {"study": name, "quantity": quantity, **dict(zip(columns, map(float, line), strict=True))}
+        | {"slope": exponent, "slope_low": float(rate["low"]), "slope_high": float(rate["high"])}
+        for line in zip(*columns.values(), strict=True)
+    ]
+
+
+def legend_below(ax: Axes, room: float = 1.0) -> None:
+    """Slopes in the lower left corner, under decreasing lines: the axis goes on for `room` decades."""
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom / 10**room, top)
+    ax.legend(loc="lower left", handlelength=1)
+
+
+def key(target: Axes | Figure, marks: Iterable[Mark], lines: Iterable[str] = (), **kwargs) -> None:
+    """Names of the series; of the lines, if asked for, `fitted`, `theory` or `predicted`."""
+    handles = [Line2D([], [], linestyle="", label=m.label, **m.points) for m in marks]
+    words = {
+        "fitted": ("fitted: slope [95 %]", "-", 1.0),
+        "theory": ("theory: (slope)", (0, (4, 2)), 0.7),
+        "predicted": ("predicted, not fitted", (0, (4, 2)), 0.7),
+    }
+    for line in lines:
+        text, dash, width = words[line]
+        handles.append(Line2D([], [], color=GRAY, linestyle=dash, linewidth=width, label=text))
+    target.legend(handles=handles, **kwargs)
+
+
+def by_study(
+    measured: Mapping[str, Measured], constants: Mapping[str, Mapping[str, float]]
+) -> tuple[Figure, list[dict]]:
+    """Exact rates: a panel for each study, quantities as lines, predictions dashed."""
+    drawn, axes = figure(PAGE, 4.6, 2, 3)
+    numbers = []
+    for ax, (name, m) in zip(axes, measured.items(), strict=False):
+        for q in m.rates:
+            numbers += curve(ax, m, q, LOOK[q], constants[name][q])
+        legend_below(ax, 1.7)
+        ax.set(title=STUDY_LOOK[name].label.removeprefix("exact, "), xlabel="$n$")
+    _blank(axes[len(measured) :])
+    marks = [LOOK[q] for q in QUANTITIES if q != "over_prompt_error"]
+    key(axes[-1], marks, ("fitted", "predicted"), loc="center", labelspacing=0.6)
+    for ax in axes[::3]:
+        ax.set_ylabel("mean error")
+    return drawn, numbers
+
+
+def ratios(measured: Mapping[str, Measured], constants: Mapping[str, Mapping[str, float]]) -> tuple[Figure, list[dict]]:
+    """Mean error over its prediction constant / sqrt(n), with intervals: 1 where the asymptotic range is reached."""
+    drawn, axes = figure(PAGE, 3.6, 2, 3, sharey=True)
+    numbers = []
+    for ax, (name, m) in zip(axes, measured.items(), strict=False):
+        ax.axhline(1, color=GRAY, linewidth=0.7, linestyle=(0, (4, 2)))
+        for i, q in enumerate(m.rates):
+            n, *band = m.bands[q]
+            ratio, low, high = (values * np.sqrt(n) / constants[name][q] for values in band)
+            _intervals(ax, n * 1.12 ** (i - 2), ratio, low, high, LOOK[q])
+            numbers += [
+                {"study": name, "quantity": q, "n": a, "constant": constants[name][q], "ratio": b, "low": c, "high": d}
+                for a, b, c, d in zip(*(map(float, v) for v in (n, ratio, low, high)), strict=True)
+            ]
+        ax.set(xscale="log", title=STUDY_LOOK[name].label.removeprefix("exact, "), xlabel="$n$")
+    _blank(axes[len(measured) :])
+    key(axes[-1], [LOOK[q] for q in QUANTITIES if q != "over_prompt_error"], loc="center", labelspacing=0.6)
+    for ax in axes[::3]:
+        ax.set_ylabel("measured / predicted")
+    return drawn, numbers
+
+
+def over_specified(measured: Mapping[str, Measured]) -> tuple[Figure, list[dict]]:
+    """Quantities as lines, a panel for each study."""
+    drawn, axes = figure(PAGE, 3.9, 1, len(measured))
+    numbers = []
+    for ax, (name, m) in zip(axes, measured.items(), strict=True):
+        for q in m.rates:
+            numbers += curve(ax, m, q, LOOK[q])
+        legend_below(ax, 2.0)
+        ax.set(title=STUDY_LOOK[name].label, xlabel="$n$")
+    axes[0].set_ylabel("mean error")
+    key(drawn, [LOOK[q] for q in QUANTITIES], ("fitted", "theory"), loc="outside lower center", ncols=3)
+    return drawn, numbers
+
+
+def local(measured: Mapping[str, Measured], quantities: Sequence[str]) -> tuple[Figure, list[dict]]:
+    """Slopes between neighbouring n, with intervals, against n: where the curves are heading."""
+    drawn, axes = figure(PAGE, 2.7, 1, len(measured), sharey=True)
+    numbers = steps(measured, quantities)
+    for ax, name in zip(axes, measured, strict=True):
+        for rate in (-0.25, -0.5):
+            ax.axhline(rate, color=GRAY, linewidth=0.7, linestyle=(0, (4, 2)))
+            place = ax.get_yaxis_transform()
+            ax.text(1, rate, FRACTIONS[rate], transform=place, va="bottom", ha="right", color=GRAY)
+        for i, q in enumerate(quantities):
+            mine = [r for r in numbers if (r["study"], r["quantity"]) == (name, q)]
+            n = np.sqrt([float(r["from"]) * r["to"] for r in mine]) * 1.15 ** (i - 1)
+            slope, low, high = (np.array([r[k] for r in mine]) for k in ("slope", "low", "high"))
+            _intervals(ax, n, slope, low, high, LOOK[q])
+        ax.set(xscale="log", title=STUDY_LOOK[name].label, xlabel="$n$")
+        ax.margins(x=0.15)
+    axes[0].set_ylabel("slope between neighbouring $n$")
+    key(drawn, [LOOK[q] for q in quantities], loc="outside lower center", ncols=3)
+    return drawn, numbers
+
+
+def by_quantity(
+    measured: Mapping[str, Measured], marks: Mapping[str, Mark], quantities: Sequence[str], columns: int = 2
+) -> tuple[Figure, list[dict]]:
+    """A panel for each quantity, studies as lines."""
+    rows = -(-len(quantities) // columns)
+    drawn, axes = figure(PAGE, 0.5 + 2.5 * rows, rows, columns)
+    numbers = []
+    for ax, q in zip(axes, quantities, strict=False):
+        for name, m in measured.items():
+            if q in m.rates:
+                numbers += curve(ax, m, q, marks[name])
+        legend_below(ax, 1.6)
+        ax.set(title=LOOK[q].label, xlabel="$n$")
+    _blank(axes[len(quantities) :])
+    for ax in axes[::columns]:
+        ax.set_ylabel("mean error")
+    key(drawn, [marks[name] for name in measured], ("fitted", "theory"), loc="outside lower center", ncols=3)
+    return drawn, numbers
+
+
+def slopes(measured: Mapping[str, Measured], marks: Mapping[str, Mark]) -> tuple[Figure, list[dict]]:
+    """Slopes with intervals, quantity by quantity; the band is the theory value plus or minus the verdicts' margin."""
+    numbers = found(measured)
+    names = [q for q in QUANTITIES if any(q in m.rates for m in measured.values())]
+    step = 0.8 / len(measured)
+    drawn, (ax,) = figure(COLUMN, 0.9 + len(names) * (0.12 + 0.11 * len(measured)))
+    for i, q in enumerate(names):
+        theory = next((r["theory"] for r in numbers if r["quantity"] == q and not np.isnan(r["theory"])), None)
+        if theory is not None:
+            ax.fill_betweenx([i - 0.46, i + 0.46], theory - MARGIN, theory + MARGIN, color="0.88", linewidth=0)
+            ax.plot([theory, theory], [i - 0.46, i + 0.46], color=GRAY, linewidth=0.7, linestyle=(0, (4, 2)))
+        for j, name in enumerate(measured):
+            for r in numbers:
+                if (r["study"], r["quantity"]) == (name, q):
+                    y = i + (j + 0.5) * step - 0.4
+                    ax.plot([r["low"], r["high"]], [y, y], color=marks[name].colour)
+                    ax.plot(r["slope"], y, linestyle="", **marks[name].points)
+    ax.set(yticks=range(len(names)), yticklabels=[LOOK[q].label.replace(", ", "\n", 1) for q in names])
+    ax.set(ylim=(len(names) - 0.5, -0.5), xlabel="slope of log mean error on log $n$")
+    ax.tick_params(axis="y", length=0)
+    key(drawn, [marks[name] for name in measured], loc="outside lower center", ncols=2)
+    return drawn, numbers
+
+
+def _intervals(ax: Axes, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, mark: Mark) -> None:
+    ax.vlines(x, low, high, color=mark.colour, linewidth=0.8)
+    ax.plot(x, y, linestyle="", **mark.points)
+
+
+def _blank(axes: Iterable[Axes]) -> None:
+    for ax in axes:
+        ax.set_axis_off()

@@ -1,0 +1,185 @@
+"""The estimator: against scipy, on noise-free data, at the box, and in what it reports."""
+
+import numpy as np
+import pytest
+from problems import random_problem
+from scipy.optimize import least_squares
+
+from common.streams import stream
+from theory.coordinates import Layout
+from theory.descent import Box, LeastSquares
+from theory.estimate import FitResult, fit
+from theory.jacobian import jacobian
+from theory.model import GATES, Prompts
+from theory.reduction import reduce
+from theory.starts import anywhere, near
+
+BOX = Box(prompt=4, bias=3, alpha=2)
+
+
+def data(model, prompts, n, noise, *key):
+    rng = stream(0, "data", *key)
+    x = rng.standard_normal((n, model.d))
+    return x, model(x, prompts) + noise * rng.standard_normal((n, model.d_out)), rng
+
+
+def scipy_best(model, x, y, starts, box, layout, evaluations=400):
+    """Least SSE that scipy finds from these starts with the analytic Jacobian of theory.jacobian, on the same box."""
+
+    def residual(theta):
+        return (model(x, layout.unpack(theta)) - y).ravel()
+
+    def slope(theta):
+        return jacobian(model, x, layout.unpack(theta)).reshape(-1, layout.size)
+
+    upper = np.full(layout.size, box.prompt)
+    # scipy bounds b itself: for gates that see only b - mean b that is the wider box.
+    upper[layout.b] = box.bias if layout.joint else 2 * box.bias
+    if not layout.joint:
+        upper[-1] = box.alpha
+    found = []
+    for start in starts:
+        theta = np.clip(layout.pack(start), -upper + 1e-9, upper - 1e-9)
+        solution = least_squares(
+            residual,
+            theta,
+            slope,
+            (-upper, upper),
+            x_scale="jac",
+            ftol=1e-14,
+            xtol=1e-14,
+            gtol=1e-14,
+            max_nfev=evaluations,
+        )
+        b = solution.x[layout.b]
+        if layout.joint or np.abs(b - b.mean()).max() <= box.bias:
+            found.append(2 * solution.cost)
+    return min(found, default=np.inf)
+
+
+KINDS = [
+    ("zero_init", "identity", 0),
+    ("zero_init", "tanh", 0),
+    ("joint", "identity", 0),
+    ("zero_init", "identity", 1),
+    ("zero_init", "tanh", 1),
+    ("joint", "identity", 1),
+]
+
+
+def against_scipy(gate, activation, extra, number):
+    """(ours - scipy's best) / nu^2 on one seeded data set; scipy starts from ours and from two other near starts."""
+    model, truth = random_problem(gate, activation, d=2, d_out=2, seed=1)
+    x, y, rng = data(model, truth, 500, 0.1, gate, activation, extra, number)
+    starts = [near(truth, 3 + extra, rng) for _ in range(3)]
+    ours = fit(model, x, y, starts, BOX, truth)
+    layout = Layout(model, 3 + extra)
+    theirs = scipy_best(model, x, y, [ours.prompts, *starts[1:]], BOX, layout)
+    return (ours.sse - theirs) / 0.01
+
+
+@pytest.mark.parametrize(("gate", "activation", "extra"), KINDS)
+def test_no_worse_than_scipy(gate, activation, extra):
+    """SSE / nu^2 is at most 1e-3 above the best that scipy finds: three data sets of each kind."""
+    assert max(against_scipy(gate, activation, extra, k) for k in range(3)) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gate", "activation", "extra"), KINDS)
+def test_no_worse_than_scipy_on_twenty(gate, activation, extra):
+    assert max(against_scipy(gate, activation, extra, k) for k in range(20)) < 1e-3
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("activation", ["identity", "mlp"])
+def test_noise_free_data_give_back_the_truth(gate, activation):
+    """Exactly, up to what the gate cannot see: the function is compared, and prompts where they are identified."""
+    model, truth = random_problem(gate, activation, seed=3, d_out=4)
+    x, y, rng = data(model, truth, 400, 0.0, gate)
+    result = fit(model, x, y, near(truth, 3, rng, 0.02), BOX, truth)
+    np.testing.assert_allclose(model(x, result.prompts), y, atol=1e-9)
+    if gate != "zero_init_unshared":
+        np.testing.assert_allclose(result.prompts.atoms, truth.atoms, atol=1e-8)
+        np.testing.assert_allclose(result.prompts.b, truth.b, atol=1e-8)
+
+
+def test_arrays_and_chunks_give_one_result():
+    model, truth = random_problem(d_out=4)
+    x, y, rng = data(model, truth, 2000, 0.1, "chunks")
+    start = near(truth, 3, rng)
+    whole, chunks = fit(model, x, y, start, BOX), fit(model, np.split(x, 4), (c for c in np.split(y, 4)), start, BOX)
+    assert whole.sse == pytest.approx(chunks.sse, rel=1e-12)
+    np.testing.assert_allclose(whole.prompts.p, chunks.prompts.p, atol=1e-9)
+
+
+def test_certificate_and_sums():
+    """SSE is that of the model; the decrement is under the tolerance; at the truth SSE is no lower."""
+    model, truth = random_problem(d_out=5, activation="tanh")
+    x, y, rng = data(model, truth, 3000, 0.2, "certificate")
+    result = fit(model, x, y, near(truth, 3, rng), BOX, truth)
+    assert isinstance(result, FitResult)
+    assert result.status == "converged"
+    assert result.decrement < 1e-4
+    assert result.sse == pytest.approx(((y - model(x, result.prompts)) ** 2).sum(), rel=1e-12)
+    assert result.sse_at_truth == pytest.approx(((y - model(x, truth)) ** 2).sum(), rel=1e-12)
+    assert result.sse < result.sse_at_truth
+    assert result.prompts.b.mean() == pytest.approx(0, abs=1e-12)
+
+
+def test_global_start_finds_the_truth():
+    model, truth = random_problem(d=2, d_out=2, seed=5)
+    x, y, rng = data(model, truth, 1000, 0.1, "global")
+    result = fit(model, x, y, anywhere(model, 3, BOX, rng, 10), BOX, truth)
+    assert result.status == "converged"
+    assert result.sse < result.sse_at_truth
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_box_is_kept_and_reported(gate):
+    """A box that excludes the truth: the fit stays inside, names what lies on the boundary, and is a minimum there."""
+    model, truth = random_problem(gate, seed=2)
+    x, y, rng = data(model, truth, 500, 0.1, "box", gate)
+    box = Box(prompt=0.6, bias=0.2, alpha=0.5)
+    result = fit(model, x, y, near(truth, 3, rng), box)
+    prompts, b = result.prompts, result.prompts.b
+    centre = 0 if model.joint else b.mean()
+    assert np.abs(prompts.atoms).max() <= box.prompt + 1e-9
+    assert np.abs(b - centre).max() <= box.bias + 1e-9
+    assert model.joint or abs(prompts.alpha) <= box.alpha + 1e-9
+    assert result.at_bound
+    # Moving any coordinate inwards from its bound raises SSE, or leaves it.
+    layout = Layout(model, 3)
+    problem = LeastSquares(model, reduce(model, [(x, y)]), layout)
+    theta = layout.pack(prompts)
+    for name in result.at_bound:
+        if not name.startswith("b"):
+            k = layout.names.index(name)
+            moved = theta.copy()
+            moved[k] -= np.sign(theta[k]) * 1e-4
+            assert problem(moved)[0] > problem(theta)[0] - 1e-6 * 0.01
+
+
+def test_above_truth_is_said():
+    """Stopped after one pass far away, a fit says that it is no least-squares estimate."""
+    model, truth = random_problem()
+    x, y, rng = data(model, truth, 500, 0.1, "above")
+    result = fit(model, x, y, near(truth, 3, rng, 1.0), BOX, truth, explore=False, max_iterations=1)
+    assert result.status == "above_truth"
+    assert result.sse > result.sse_at_truth
+
+
+def test_what_it_refuses():
+    model, truth = random_problem()
+    x, y, _ = data(model, truth, 50, 0.1, "refuse")
+    with pytest.raises(ValueError, match=r"x \(50, 3\) and y \(49, 3\)"):
+        fit(model, x, y[:-1], truth)
+    with pytest.raises(ValueError, match="y must be finite"):
+        fit(model, x, np.where(y > 1, np.nan, y), truth)
+    with pytest.raises(ValueError, match="needs alpha"):
+        fit(model, x, y, Prompts(truth.p, truth.b))
+    with pytest.raises(ValueError, match="same number of prompts"):
+        fit(model, x, y, [truth, truth.take(np.array([0, 1]))])
+    with pytest.raises(ValueError, match=r"Box\.bias must be positive"):
+        Box(bias=0)
+    with pytest.raises(ValueError, match="at least the 3 true prompts"):
+        near(truth, 2, np.random.default_rng(0))

@@ -1,0 +1,75 @@
+"""Notebooks on the committed results: every assertion in them holds, and they hold no output and little code."""
+
+import csv
+
+import nbformat
+import pytest
+
+from common.paths import NOTEBOOKS, RESULTS
+from figures.draw import DrawError, execute, main
+from theory.studies import STUDIES
+
+RESULTS_OF_THEORY = RESULTS / "theory"
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def code(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def unfinished(path):
+    """Studies that the notebook names and the committed rates do not have yet."""
+    source = "".join(cell.source for cell in code(path))
+    rates = RESULTS_OF_THEORY / "rates.csv"
+    with open(rates, newline="") as file:
+        there = {row["study"] for row in csv.DictReader(file)}
+    return [name for name in STUDIES if f'"{name}"' in source and name not in there]
+
+
+@each
+def test_notebook_holds_on_the_committed_results(path, tmp_path):
+    if missing := unfinished(path):
+        pytest.skip(f"results/theory has no finished {', '.join(missing)} yet")
+    before = path.read_bytes()
+    execute(path, RESULTS_OF_THEORY, tmp_path)
+    assert path.read_bytes() == before
+    kinds = {suffix: {p.stem for p in tmp_path.glob(f"*{suffix}")} for suffix in (".png", ".pdf", ".csv")}
+    assert kinds[".png"]
+    assert kinds[".png"] == kinds[".pdf"] == kinds[".csv"]
+    assert path.stem in kinds[".png"]
+    for picture in tmp_path.glob("*.p*"):
+        assert b"CreationDate" not in picture.read_bytes()
+
+
+@each
+def test_notebook_is_committed_without_outputs_and_short(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    for cell in code(path):
+        assert cell.outputs == [], f"cell {cell.id} has outputs; clear them before committing"
+        assert cell.execution_count is None, f"cell {cell.id} has been run; clear outputs before committing"
+    assert sum(bool(line.strip()) for cell in code(path) for line in cell.source.splitlines()) <= 70
+
+
+def test_there_are_notebooks():
+    assert len(PATHS) >= 4
+
+
+def test_failure_names_notebook_and_cell(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in ("x = 1", "assert x == 2, 'why'")])
+    notebook.cells[1].id = "claim"
+    nbformat.write(notebook, tmp_path / "broken.ipynb")
+    with pytest.raises(DrawError, match=r"^broken\.ipynb, cell 2 \(claim\): AssertionError: why$"):
+        execute(tmp_path / "broken.ipynb", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["nonsense"], "no notebook is called nonsense"), (["--results", "nowhere"], "nowhere")]
+)
+def test_bad_arguments_are_one_line_and_code_2(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
