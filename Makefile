@@ -1,24 +1,38 @@
 # make reproduce | test | results | figures | bench | test-all | check | clean
 # Every target first creates .venv and installs requirements.txt, unless that was done already.
 PYTHON ?= python3
-BIN := .venv/bin
+PY := .venv/bin/python
 
 .PHONY: reproduce test test-all results figures bench check clean
 
-test: .venv/installed
-	$(BIN)/python -m pytest
+reproduce: .venv/installed  ## quick twin of every study, notebooks and figures from its rows, one table
+	$(PY) theory/simulate.py
+	ZIA_RESULTS=results/scratch/theory ZIA_FIGURES=figures/out/quick $(PY) figures/draw.py
 
-test-all: .venv/installed
-	$(BIN)/python -m pytest -m "slow or not slow"
+test: .venv/installed  ## the test suite
+	$(PY) -m pytest
 
-check: .venv/installed
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+test-all: .venv/installed  ## with the slow tests
+	$(PY) -m pytest -m "slow or not slow"
+
+results: .venv/installed  ## every study in full; goes on where it was stopped
+	$(PY) theory/simulate.py --full
+	$(PY) -m theory.identifiability
+
+figures: .venv/installed  ## notebooks and figures from the committed results
+	$(PY) figures/draw.py
+
+bench: .venv/installed  ## side by side with peers, one thread
+	$(PY) benchmarks/estimator.py
+
+check: .venv/installed  ## style and types
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/pyright
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
 clean:

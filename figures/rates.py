@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from figures.measured import Measured, found, steps
 from figures.style import BLACK, BLUE, COLUMN, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
@@ -16,7 +17,7 @@ LOOK = {
     "function_error": Mark(r"$\|\hat{f}-f^*\|$, function", BLACK, "o"),
     "voronoi": Mark(r"$D$, Voronoi loss", BLUE, "s"),
     "gating_error": Mark(r"$|\hat{\alpha}-\alpha^*|$, gate", ORANGE, "^"),
-    "weight_error": Mark(r"$\sum_j|\hat{\pi}(V_j)-\pi_j^*|$, weights", GREEN, "D", True),
+    "weight_error": Mark(r"$\Sigma_j|\hat{\pi}(V_j)-\pi_j^*|$, weights", GREEN, "D", True),
     "exact_prompt_error": Mark(r"$|\hat{p}-p^*|$, cells $|V_j|=1$", SKY, "v"),
     "over_prompt_error": Mark(r"$|\hat{p}-p^*|$, cells $|V_j|>1$", VERMILION, "X"),
 }
@@ -60,10 +61,11 @@ def curve(ax: Axes, measured: Measured, quantity: str, mark: Mark, constant: flo
     ax.plot(n, theory, color=mark.colour, linestyle=(0, (4, 2)), linewidth=0.7)
     ax.plot(n, fitted, color=mark.colour)
     label = f"{exponent:.2f} [{float(rate['low']):.2f}, {float(rate['high']):.2f}]".replace("-", "\N{MINUS SIGN}")
-    if rate["theory"]:
+    if constant is None and rate["theory"]:
         label += f" ({FRACTIONS[float(rate['theory'])]})"
     ax.plot(n, mean, linestyle="", label=label, zorder=3, **mark.points)
     ax.set(xscale="log", yscale="log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     columns = {"n": n, "mean": mean, "low": low, "high": high, "fitted": fitted, "theory": theory}
     name = measured.study.name
     return [
@@ -86,7 +88,7 @@ def key(target: Axes | Figure, marks: Iterable[Mark], lines: Iterable[str] = (),
     words = {
         "fitted": ("fitted: slope [95 %]", "-", 1.0),
         "theory": ("theory: (slope)", (0, (4, 2)), 0.7),
-        "predicted": ("predicted, not fitted", (0, (4, 2)), 0.7),
+        "predicted": (r"predicted: $c/\sqrt{n}$", (0, (4, 2)), 0.7),
     }
     for line in lines:
         text, dash, width = words[line]
@@ -128,6 +130,7 @@ def ratios(measured: Mapping[str, Measured], constants: Mapping[str, Mapping[str
                 for a, b, c, d in zip(*(map(float, v) for v in (n, ratio, low, high)), strict=True)
             ]
         ax.set(xscale="log", title=STUDY_LOOK[name].label.removeprefix("exact, "), xlabel="$n$")
+        ax.xaxis.set_minor_formatter(NullFormatter())
     _blank(axes[len(measured) :])
     key(axes[-1], [LOOK[q] for q in QUANTITIES if q != "over_prompt_error"], loc="center", labelspacing=0.6)
     for ax in axes[::3]:
@@ -136,16 +139,18 @@ def ratios(measured: Mapping[str, Measured], constants: Mapping[str, Mapping[str
 
 
 def over_specified(measured: Mapping[str, Measured]) -> tuple[Figure, list[dict]]:
-    """Quantities as lines, a panel for each study."""
-    drawn, axes = figure(PAGE, 3.9, 1, len(measured))
+    """Quantities as lines, a panel for each of at most three studies."""
+    drawn, axes = figure(PAGE, 5.6, 2, 2)
     numbers = []
-    for ax, (name, m) in zip(axes, measured.items(), strict=True):
+    for ax, (name, m) in zip(axes, measured.items(), strict=False):
         for q in m.rates:
             numbers += curve(ax, m, q, LOOK[q])
         legend_below(ax, 2.0)
         ax.set(title=STUDY_LOOK[name].label, xlabel="$n$")
-    axes[0].set_ylabel("mean error")
-    key(drawn, [LOOK[q] for q in QUANTITIES], ("fitted", "theory"), loc="outside lower center", ncols=3)
+    _blank(axes[len(measured) :])
+    key(axes[-1], [LOOK[q] for q in QUANTITIES], ("fitted", "theory"), loc="center", labelspacing=0.6)
+    for ax in axes[::2]:
+        ax.set_ylabel("mean error")
     return drawn, numbers
 
 
@@ -153,7 +158,7 @@ def local(measured: Mapping[str, Measured], quantities: Sequence[str]) -> tuple[
     """Slopes between neighbouring n, with intervals, against n: where the curves are heading."""
     drawn, axes = figure(PAGE, 2.7, 1, len(measured), sharey=True)
     numbers = steps(measured, quantities)
-    for ax, name in zip(axes, measured, strict=True):
+    for ax, (name, m) in zip(axes, measured.items(), strict=True):
         for rate in (-0.25, -0.5):
             ax.axhline(rate, color=GRAY, linewidth=0.7, linestyle=(0, (4, 2)))
             place = ax.get_yaxis_transform()
@@ -163,8 +168,8 @@ def local(measured: Mapping[str, Measured], quantities: Sequence[str]) -> tuple[
             n = np.sqrt([float(r["from"]) * r["to"] for r in mine]) * 1.15 ** (i - 1)
             slope, low, high = (np.array([r[k] for r in mine]) for k in ("slope", "low", "high"))
             _intervals(ax, n, slope, low, high, LOOK[q])
-        ax.set(xscale="log", title=STUDY_LOOK[name].label, xlabel="$n$")
-        ax.margins(x=0.15)
+        ax.set(xscale="log", title=STUDY_LOOK[name].label, xlabel="$n$", xlim=(m.study.sizes[0], m.study.sizes[-1]))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("slope between neighbouring $n$")
     key(drawn, [LOOK[q] for q in quantities], loc="outside lower center", ncols=3)
     return drawn, numbers

@@ -67,8 +67,8 @@ class FitResult:
 
 def fit(
     model: MoERegression,
-    x: np.ndarray | Iterable[np.ndarray],
-    y: np.ndarray | Iterable[np.ndarray],
+    x: np.ndarray | Iterable,
+    y: np.ndarray | Iterable[np.ndarray] | None,
     start: Prompts | Sequence[Prompts],
     box: Box | None = None,
     truth: Prompts | None = None,
@@ -81,7 +81,8 @@ def fit(
     ----------
     model : MoERegression
     x, y : arrays (n, d) and (n, d'), or two iterables of such chunks
-        Chunks are read once; beyond the row features of `theory.reduction` nothing of them is kept.
+        Or one iterable of pairs of chunks as x, such as `model.sample` gives, and None as y. Chunks are read once;
+        beyond the row features of `theory.reduction` nothing of them is kept.
     start : Prompts or sequence of Prompts
         L' prompts each; `theory.starts` makes them. L' may exceed the number of true prompts.
     box : Box, optional
@@ -104,9 +105,10 @@ def fit(
         If an array has the wrong shape or is not finite, or a start lacks a parameter of this gate.
     """
     if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
+        x, y = np.asarray(x), np.asarray(y)
         model.check_data(x, y)
         x, y = (np.array_split(a, max(1, len(x) // CHUNK)) for a in (x, y))
-    data = reduce(model, zip(x, y, strict=True))
+    data = reduce(model, x if y is None else zip(x, y, strict=True))
     return fit_reduced(model, data, start, box, truth, explore, max_iterations)
 
 

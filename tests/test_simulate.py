@@ -1,0 +1,194 @@
+"""The command line: rows independent of workers and order, resume after a kill, files it does not touch, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from common import tables
+from common.paths import RESULTS, ROOT
+from theory.replicate import COLUMNS
+from theory.simulate import RATES, main, measure, run
+from theory.studies import STUDIES
+
+SMALL = replace(STUDIES["over-linear"], sizes=(60, 120), replicates=4, first_n=60)
+SCRIPT = str(ROOT / "theory" / "simulate.py")
+
+
+def without_time(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_workers_and_order_do_not_matter(tmp_path):
+    """Exact: one process, two workers and reversed order give identical rows, in file order too."""
+    one = run(SMALL, tmp_path / "one")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        four = run(SMALL, tmp_path / "pool", pool)
+    reverse = run(SMALL, tmp_path / "reverse", tasks=SMALL.tasks()[::-1])
+    assert without_time(one) == without_time(four) == without_time(reverse)
+    on_disk = [tables.read(tmp_path / k / "over-linear.csv", COLUMNS) for k in ("one", "pool", "reverse")]
+    assert without_time(on_disk[0]) == without_time(on_disk[1]) == without_time(on_disk[2])
+
+
+def kill_and_resume(folder, moments):
+    """Start, SIGKILL at a random moment, again; then let it end."""
+    command = [sys.executable, SCRIPT, "exact-gelu", "--sizes", "50", "100", "200", "--replicates", "12"]
+    command += ["--workers", "1", "--out", str(folder)]
+    for moment in moments:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        table = folder / "exact-gelu.csv"
+        until = time.monotonic() + 60
+        # Moments are counted in rows, so that a slow machine is killed in the midst of its work too.
+        rows = len(table.read_bytes().splitlines()) if table.exists() else 0
+        while process.poll() is None and time.monotonic() < until:
+            if table.exists() and len(table.read_bytes().splitlines()) >= rows + moment[0]:
+                break
+            time.sleep(0.002)
+        time.sleep(moment[1])
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    return tables.read(folder / "exact-gelu.csv", COLUMNS)
+
+
+def test_killed_run_resumes(tmp_path):
+    study = replace(STUDIES["exact-gelu"], sizes=(50, 100, 200), replicates=12, large_replicates=12)
+    rng = np.random.default_rng(0)
+    moments = [(int(rng.integers(1, 8)), float(rng.uniform(0, 0.02))) for _ in range(3)]
+    assert without_time(kill_and_resume(tmp_path / "killed", moments)) == without_time(run(study, tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_run_killed_twenty_times_resumes(tmp_path):
+    study = replace(STUDIES["exact-gelu"], sizes=(50, 100, 200), replicates=12, large_replicates=12)
+    rng = np.random.default_rng(1)
+    moments = [(int(rng.integers(0, 3)), float(rng.uniform(0, 0.03))) for _ in range(20)]
+    assert without_time(kill_and_resume(tmp_path / "killed", moments)) == without_time(run(study, tmp_path / "whole"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    run(SMALL, folder)
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty", "short row"])
+def test_damaged_tables_are_refused_and_kept(damage, finished, tmp_path, capsys):
+    text = (finished / "over-linear.csv").read_text()
+    broken = {
+        "truncated": text[:-20],
+        "foreign": "a,b\n1,2\n",
+        "empty": "",
+        "short row": text.replace("\n", "\nover-linear,60\n", 1),
+    }[damage]
+    (tmp_path / "over-linear.csv").write_text(broken)
+    (tmp_path / "over-linear.json").write_bytes((finished / "over-linear.json").read_bytes())
+    with pytest.raises(tables.TableError, match=r"truncated|not a table"):
+        run(SMALL, tmp_path)
+    arguments = ["over-linear", "--sizes", "60", "120", "--replicates", "2", "--workers", "1", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "over-linear.csv" in capsys.readouterr().err
+    assert (tmp_path / "over-linear.csv").read_text() == broken
+
+
+def test_another_configuration_is_refused(finished, capsys):
+    arguments = ["over-linear", "--sizes", "60", "120", "--replicates", "4", "--workers", "1", "--out", str(finished)]
+    assert main([*arguments, "--noise", "0.7"]) == 2
+    assert "another noise" in capsys.readouterr().err
+
+
+def test_files_and_table(tmp_path, capsys):
+    """Columns, provenance, rates and the printed table of a small run, from another folder and as a module."""
+    arguments = ["exact-gelu", "--sizes", "60", "600", "--replicates", "5", "--workers", "1", "--out", str(tmp_path)]
+    for command in ([SCRIPT], ["-m", "theory.simulate"]):
+        where = tmp_path if command[0] == SCRIPT else ROOT
+        done = subprocess.run([sys.executable, *command, *arguments], cwd=where, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "function_error" in done.stdout
+        assert "10 fits: 10 converged" in done.stdout
+    rates = tables.read(tmp_path / "rates.csv", RATES)
+    assert [r["quantity"] for r in rates][:2] == ["function_error", "voronoi"]
+    assert all(float(r["low"]) <= float(r["slope"]) <= float(r["high"]) and r["n_min"] == "60" for r in rates)
+    record = json.loads((tmp_path / "exact-gelu.json").read_text())
+    assert record["configuration"]["sizes"] == [60, 600]
+    assert record["configuration"]["truth"]["alpha"] == 0.8
+    assert {"commit", "python", "libraries", "cpu"} <= set(record["history"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-study"], "no study is called no-such-study"),
+        (["exact-linear", "--sizes", "500", "400"], "--sizes must increase"),
+        (["exact-linear", "--sizes", "10", "400"], "must exceed the 16 parameters"),
+        (["exact-linear", "--sizes", "400"], "two or more"),
+        (["exact-linear", "--replicates", "1"], "at least 2"),
+        (["exact-linear", "--noise", "nan"], "positive and finite"),
+        (["exact-linear", "--noise", "inf"], "positive and finite"),
+        (["exact-linear", "--workers", "0"], "at least 1"),
+        (["exact-linear", "--seed", "-1"], "must not be negative"),
+        (["exact-linear", "--out", os.devnull], "folder that can be written"),
+        (["exact-linear", "--replicates", "many"], "invalid int value"),
+    ],
+)
+def test_bad_input(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_list_and_names(capsys):
+    """The names that others rely on."""
+    assert main(["--list"]) == 0
+    text = capsys.readouterr().out
+    for name in ("exact-linear", "exact-tanh", "over-linear", "over-tanh", "over-joint", "over-joint-unshared"):
+        assert f"{name} " in text
+    assert "over-zero-init-unshared " in text
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_identified(name):
+    """The gate before every sweep passes, and the sizes span three decades with quick sizes among them."""
+    study = STUDIES[name]
+    study.identify()
+    assert study.sizes[-1] / study.first_n > 990
+    assert set(study.quick().tasks()) <= set(study.tasks())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_rows_are_complete_and_their_rates_follow(name):
+    """Full results: every fit is there, and rates.csv is what the rows say, to the last digit."""
+    rows = tables.read(RESULTS / "theory" / f"{name}.csv", COLUMNS)
+    if not rows:
+        pytest.skip(f"results/theory/{name}.csv is not there yet: make results computes it")
+    study = STUDIES[name]
+    assert [(int(r["n"]), int(r["replicate"])) for r in rows] == sorted(study.tasks())
+    committed = [r for r in tables.read(RESULTS / "theory" / "rates.csv", RATES) if r["study"] == name]
+    recomputed = [{k: "" if r[k] is None else str(r[k]) for k in RATES} for r in measure(study, rows)]
+    assert recomputed == committed
+
+
+@pytest.mark.parametrize("name", ["exact-linear", "over-linear"])
+def test_committed_rows_can_be_computed_again(name):
+    """Three rows of the full results, anew: the same numbers. Another machine may differ in rounding."""
+    from theory.replicate import replicate
+
+    rows = tables.read(RESULTS / "theory" / f"{name}.csv", COLUMNS)
+    if not rows:
+        pytest.skip(f"results/theory/{name}.csv is not there yet: make results computes it")
+    for row in rows[:3]:
+        again = replicate(STUDIES[name], int(row["n"]), int(row["replicate"]))
+        assert again["sse"] == pytest.approx(float(row["sse"]), rel=1e-6)
+        assert again["function_error"] == pytest.approx(float(row["function_error"]), rel=1e-2)
