@@ -34,7 +34,11 @@ def execute(notebook: Path, results: Path, out: Path) -> None:
     """
     content = nbformat.read(notebook, as_version=4)
     client = NotebookClient(
-        content, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(notebook.parent)}}
+        content,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(notebook.parent)}},
+        extra_arguments=["--log-level=ERROR"],  # it warns of plain TCP, which is that of this machine to itself
     )
     folders = {"ZIA_RESULTS": str(results.resolve()), "ZIA_FIGURES": str(out.resolve())}
     try:

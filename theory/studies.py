@@ -173,6 +173,8 @@ STUDIES: dict[str, Study] = {
             activation="gelu",
             spread=(0.1, 2.3),
             apart=1.0,
+            sizes=decades(2, 5),
+            first_n=100,
             expect=("injective sigma",),
         ),
         Study(
@@ -183,6 +185,8 @@ STUDIES: dict[str, Study] = {
             d_out=8,
             L=2,
             spread=(-1.3, 1.3),
+            sizes=decades(2, 5),
+            first_n=100,
         ),
         Study(
             "exact-linear-global",

@@ -1,0 +1,111 @@
+#!/usr/bin/env python
+"""The tables of README.md and docs/rates.md, written from results/: numbers in prose come from files.
+
+python theory/report.py          rewrite the blocks between the markers
+"""
+
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
+
+from common import tables
+from common.paths import RESULTS, ROOT
+from common.records import write_atomic
+from theory.replicate import COLUMNS
+from theory.simulate import RATES
+from theory.studies import QUANTITIES, STUDIES
+
+HEADS = ("function", "D", "gate", "weights", "prompts, single", "prompts, shared cell")
+MARKS = {"consistent": "=", "faster": "<", "slower": ">", "not resolved": "?", "no theorem": ""}
+
+
+def rates() -> str:
+    """One line a study: slope, 95 % interval and verdict of each quantity."""
+    found = {(r["study"], r["quantity"]): r for r in tables.read(RESULTS / "theory" / "rates.csv", RATES)}
+    lines = ["| study | " + " | ".join(HEADS) + " |", "|---" * (len(HEADS) + 1) + "|"]
+    for name in STUDIES:
+        cells = [_cell(found.get((name, quantity))) for quantity in QUANTITIES]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    tested = [r for r in found.values() if r["theory"]]
+    covered = sum(float(r["low"]) <= float(r["theory"]) <= float(r["high"]) for r in tested)
+    verdicts = Counter(r["verdict"] for r in tested)
+    lines += ["", f"{covered} of {len(tested)} intervals cover the theory value exactly; "]
+    lines[-1] += ", ".join(
+        f"{verdicts[v]} {v} ({MARKS[v]})" for v in ("consistent", "faster", "slower", "not resolved")
+    )
+    return "\n".join([*lines[:-1], lines[-1] + "."])
+
+
+def _cell(row: dict | None) -> str:
+    if row is None:
+        return ""
+    mark = MARKS[row["verdict"]]
+    return f"{float(row['slope']):.3f} [{float(row['low']):.3f}, {float(row['high']):.3f}]" + (
+        f" {mark}" if mark else ""
+    )
+
+
+def certificates() -> str:
+    """What became of every fit, and what it cost."""
+    lines = ["| study | fits | converged | other | above the truth | restarted | median passes | core hours |"]
+    lines.append("|---" * 8 + "|")
+    for name in STUDIES:
+        rows = tables.read(RESULTS / "theory" / f"{name}.csv", COLUMNS)
+        if not rows:
+            lines.append(f"| {name} | not run: `python theory/simulate.py {name} --full` |  |  |  |  |  |  |")
+            continue
+        status = Counter(r["status"] for r in rows)
+        other = len(rows) - status["converged"] - status["above_truth"]
+        restarted = sum(int(r["restarts"]) > 0 for r in rows)
+        passes = sorted(int(r["iterations"]) for r in rows)[len(rows) // 2]
+        hours = sum(float(r["seconds"]) for r in rows) / 3600
+        lines.append(
+            f"| {name} | {len(rows)} | {status['converged']} | {other} | {status['above_truth']} | {restarted} "
+            f"| {passes} | {hours:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def benchmarks() -> str:
+    """The estimator beside its peers."""
+    record = json.loads((RESULTS / "benchmarks" / "estimator.json").read_text())
+    lines = ["| | ours | peer | | ours / peer | |", "|---" * 6 + "|"]
+    for r in record["rows"]:
+        lines.append(
+            f"| {r['case']} | {r['ours_seconds'] * 1e3:.3g} ms | {r['peer']} | {r['peer_seconds'] * 1e3:.3g} ms "
+            f"| {r['ratio']:.3g} | {r['note']} |"
+        )
+    m = record["memory"]
+    lines += ["", f"Peak memory of a fit at n = {m['n']:,}, d = {m['d']}: {m['peak_gb']} GB, {m['seconds']} s."]
+    lines += [f"One thread of {record['provenance']['cpu']}."]
+    return "\n".join(lines)
+
+
+BLOCKS = {"rates": rates, "certificates": certificates, "benchmarks": benchmarks}
+
+
+def filled(text: str) -> str:
+    """The text with every block between `<!-- NAME -->` and `<!-- /NAME -->` written anew."""
+    for name, make in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if pattern.search(text):
+            block = make()
+            text = pattern.sub(lambda m, block=block: m[1] + block + "\n" + m[2], text)
+    return text
+
+
+def main() -> None:
+    """Rewrite the blocks of README.md and docs/."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text()
+        if filled(text) != text:
+            write_atomic(path, filled(text))
+            print(f"updated {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
