@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MultipleLocator, NullFormatter
 
 from figures.measured import Measured, found, steps
 from figures.style import BLACK, BLUE, COLUMN, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
@@ -161,8 +161,7 @@ def local(measured: Mapping[str, Measured], quantities: Sequence[str]) -> tuple[
     for ax, (name, m) in zip(axes, measured.items(), strict=True):
         for rate in (-0.25, -0.5):
             ax.axhline(rate, color=GRAY, linewidth=0.7, linestyle=(0, (4, 2)))
-            place = ax.get_yaxis_transform()
-            ax.text(1, rate, FRACTIONS[rate], transform=place, va="bottom", ha="right", color=GRAY)
+        ax.yaxis.set_major_locator(MultipleLocator(0.25))
         for i, q in enumerate(quantities):
             mine = [r for r in numbers if (r["study"], r["quantity"]) == (name, q)]
             n = np.sqrt([float(r["from"]) * r["to"] for r in mine]) * 1.15 ** (i - 1)

@@ -90,6 +90,8 @@ def save(drawn: Figure, name: str, numbers: Sequence[Mapping]) -> None:
     """
     folder = Path(os.environ.get("ZIA_FIGURES") or FIGURES)
     folder.mkdir(parents=True, exist_ok=True)
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")  # laid out once, not once for each file
     drawn.savefig(folder / f"{name}.png", metadata={"Software": None})
     drawn.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     tables.write(folder / f"{name}.csv", numbers, list(numbers[0]))

@@ -79,14 +79,20 @@ def against_scipy(gate, activation, extra, number):
 
 
 @pytest.mark.parametrize(("gate", "activation", "extra"), KINDS)
-def test_no_worse_than_scipy(gate, activation, extra):
-    """SSE / nu^2 is at most 1e-3 above the best that scipy finds: three data sets of each kind."""
-    assert max(against_scipy(gate, activation, extra, k) for k in range(3)) < 1e-3
+def test_scipy_finds_nothing_lower_nearby(gate, activation, extra):
+    """From our estimate scipy lowers SSE / nu^2 by less than 1e-3: what `converged` promises."""
+    model, truth = random_problem(gate, activation, d=2, d_out=2, seed=1)
+    x, y, rng = data(model, truth, 500, 0.1, gate, activation, extra)
+    ours = fit(model, x, y, near(truth, 3 + extra, rng), BOX, truth)
+    theirs = scipy_best(model, x, y, [ours.prompts], BOX, Layout(model, 3 + extra), evaluations=50)
+    assert ours.status == "converged"
+    assert (ours.sse - theirs) / 0.01 < 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("gate", "activation", "extra"), KINDS)
 def test_no_worse_than_scipy_on_twenty(gate, activation, extra):
+    """SSE / nu^2 is at most 1e-3 above the best of several starts: a test of the search over minima too."""
     assert max(against_scipy(gate, activation, extra, k) for k in range(20)) < 1e-3
 
 

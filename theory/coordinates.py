@@ -2,10 +2,10 @@
 
 Two fitted prompts that share one true prompt are seen by the data through their total weight, their mean, their
 second moment, their third, ... (this is why they converge at n^-1/4). In (p_i, p_j, b_i, b_j) the sets of equal moments
-are curved, and steps along straight lines crawl through the bend. With weights rho, 1 - rho of the pair, u = b_i - b_j,
+are curved, and steps along straight lines crawl through the bend. With weights rho, 1 - rho and u = b_i - b_j,
 
-second moment, their third, ... (this is why they converge at n^-1/4). In (p_i, p_j, b_i, b_j) the sets of equal
-moments are curved, and steps along straight lines crawl through the bend. With weights rho, 1 - rho of the pair and
+    beta = log(e^b_i + e^b_j),   mu = rho p_i + (1 - rho) p_j,   eps = sqrt(rho (1 - rho)) (p_i - p_j),   s = sinh(u/2)
+
 have weight e^beta, mean mu, second moment eps eps' and third moment -2 s eps^3: each moment has a coordinate of its
 own, and the bend is gone. Inverse: p_i = mu + e^(-u/2) eps, p_j = mu - e^(u/2) eps. Measured: docs/log.md.
 """
