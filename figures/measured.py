@@ -12,7 +12,7 @@ import numpy as np
 from common import tables
 from common.paths import RESULTS
 from common.streams import stream
-from theory.rates import MARGIN, Slope, bootstrap_means, local_slopes, slope
+from theory.rates import MARGIN, Slope, bootstrap_means, local_slopes, slope_of
 from theory.replicate import COLUMNS
 from theory.simulate import RATES
 from theory.studies import STUDIES, Study
@@ -47,24 +47,28 @@ class Measured:
         return {n: e for n, e in every.items() if n >= self.study.first_n and (~np.isnan(e)).sum() >= 2}
 
     def slope(self, quantity: str) -> Slope:
-        """The slope, computed anew from the rows, once."""
-        if quantity not in self._slopes:
-            self._slopes[quantity] = slope(self.errors(quantity), self.stream(quantity))
-        return self._slopes[quantity]
-
-    @cached_property
-    def _slopes(self) -> dict[str, Slope]:
-        return {}
+        """The slope, computed anew from the rows."""
+        return slope_of(self.errors(quantity), self.means(quantity))
 
     @cached_property
     def bands(self) -> dict[str, tuple[np.ndarray, ...]]:
         """For each quantity n, mean error, and its 95 % percentile bootstrap interval: (K,) each."""
         found = {}
         for quantity in self.rates:
-            errors = self.errors(quantity)
-            draws = bootstrap_means(errors, self.stream(quantity))
-            found[quantity] = np.array(list(errors), float), draws[0], *np.percentile(draws[1:], [2.5, 97.5], axis=0)
+            draws = self.means(quantity)
+            sizes = np.array(list(self.errors(quantity)), float)
+            found[quantity] = sizes, draws[0], *np.percentile(draws[1:], [2.5, 97.5], axis=0)
         return found
+
+    def means(self, quantity: str) -> np.ndarray:
+        """Mean errors under resampling, drawn once."""
+        if quantity not in self._means:
+            self._means[quantity] = bootstrap_means(self.errors(quantity), self.stream(quantity))
+        return self._means[quantity]
+
+    @cached_property
+    def _means(self) -> dict[str, np.ndarray]:
+        return {}
 
     def stream(self, quantity: str) -> np.random.Generator:
         """The bootstrap stream that the slopes of rates.csv were computed with."""

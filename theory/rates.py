@@ -38,6 +38,8 @@ def bootstrap_means(errors: Mapping[int, np.ndarray], rng: np.random.Generator) 
     Replicates of different n are independent, so each n is resampled on its own. Missing errors (nan: there was no such
     cell) are left out.
     """
+    if not errors:
+        raise ValueError("errors must hold at least one size; got none")
     columns = []
     for n, values in errors.items():
         values = np.asarray(values, float)
@@ -66,11 +68,16 @@ def slope(errors: Mapping[int, np.ndarray], rng: np.random.Generator, logarithm:
     ValueError
         If there are fewer than two sizes, or fewer than two replicates at one.
     """
+    return slope_of(errors, bootstrap_means(errors, rng), logarithm)
+
+
+def slope_of(errors: Mapping[int, np.ndarray], means: np.ndarray, logarithm: bool = False) -> Slope:
+    """`slope`, from the bootstrap means of the errors."""
     if len(errors) < 2:
         raise ValueError(f"a slope needs at least 2 sizes; got {list(errors)}")
     x = abscissa(np.array(list(errors)), logarithm)
     x = x - x.mean()
-    draws = np.log(bootstrap_means(errors, rng)) @ x / (x @ x)
+    draws = np.log(means) @ x / (x @ x)
     low, high = np.percentile(draws[1:], [2.5, 97.5])
     least = min(int((~np.isnan(v)).sum()) for v in errors.values())
     return Slope(float(draws[0]), float(low), float(high), min(errors), max(errors), least)
