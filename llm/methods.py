@@ -1,0 +1,319 @@
+"""The methods that the paper compares: which tensors of a model train, and how they are saved.
+
+    linear, nonlinear, nonlinear_shared, random_init   prompts of this library (`llm.adapter`)
+    linear+lora, nonlinear+lora                        the same prompts on a base with LoRA, trained together
+    lora, vera, ia3, prompt_tuning                     PEFT
+    full, bitfit, norms                                tensors of the base: all, its biases, those of its normalisations
+
+`apply` prepares a model in place (PEFT's methods wrap it), `save` and `load` go by the folder alone. Whatever trains is
+float32 beside a half-precision base, except in full fine-tuning, where it is the base.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from common.records import write_atomic
+from llm import adapter
+from llm.adapter import owner, trainable_parameters
+from llm.modules import PROMPTS, AdapterConfig
+
+COMBINED = {f"{prompt}+lora": prompt for prompt in ("linear", "nonlinear")}
+# Name in PEFT, and what the paper chose where PEFT's default is another.
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+PEFT: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("LoraConfig", {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}),
+    "vera": ("VeraConfig", {"r": 128, "target_modules": _ATTENTION}),
+    "ia3": ("IA3Config", {"target_modules": _ATTENTION, "feedforward_modules": []}),
+    "prompt_tuning": ("PromptTuningConfig", {"num_virtual_tokens": 10}),
+}
+OWN = ("full", "bitfit", "norms")
+METHODS = (*PROMPTS, *COMBINED, *PEFT, *OWN)
+
+MARKER, TENSORS = "method.json", "tensors.safetensors"
+_ORIGINAL = (".parametrizations.", ".original")
+
+
+def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = None, seed: int = 0) -> nn.Module:
+    """Make the tensors of a method, and nothing else, trainable.
+
+    Parameters
+    ----------
+    model : transformers model
+        Prepared in place; on the meta device too, for counts.
+    method : str
+        One of `METHODS`.
+    options : mapping, optional
+        Fields of `AdapterConfig` (but prompt, which the method is), of PEFT's configuration, or of both for a
+        combination; None: the published choices.
+    seed : int
+        Of the initial values; torch's generator is left as it was.
+
+    Returns
+    -------
+    The model, or PEFT's wrapper of it.
+
+    Raises
+    ------
+    ValueError
+        If the method or an option is unknown, or the model has no tensor of this kind.
+    """
+    prompts, other = _configurations(method, dict(options or {}), seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if other is not None:
+            model = _wrap(model, other)
+        if prompts is not None:
+            adapter.attach(model, prompts)
+    if method in OWN:
+        model.requires_grad_(False)
+        for module, name in _tensors(model, method):
+            _make_trainable(module, name, keep_dtype=method == "full")
+    return _remember(model, method)
+
+
+def save(model: nn.Module, folder: str | os.PathLike) -> None:
+    """Write what the model's method has trained, and a file that says which method it is.
+
+    A full model is written as a transformers folder, which can be given as a model by itself.
+
+    Raises
+    ------
+    ValueError
+        If no method was applied to the model.
+    """
+    method, folder = _method_of(model), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).unlink(missing_ok=True)
+    if method in COMBINED:
+        adapter.save(model, folder / "prompts")
+        _save_peft(model, folder / "peft")
+    elif method in PROMPTS:
+        adapter.save(model, folder)
+    elif method in PEFT:
+        _save_peft(model, folder)
+    elif method == "full":
+        owner(model).save_pretrained(folder)
+    else:
+        unfinished = folder / (TENSORS + ".part")
+        save_file({name: t.cpu().contiguous() for name, t in trained(model).items()}, unfinished, {"format": "pt"})
+        unfinished.replace(folder / TENSORS)
+    write_atomic(folder / MARKER, json.dumps({"method": method, "version": 1}) + "\n")
+
+
+def load(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
+    """The model with what `save` wrote; adapter folders of `llm.adapter` and `llm.convert` are loaded as well.
+
+    Prompts and single tensors go into `model` in place, PEFT's methods wrap it, and a full model replaces it, in the
+    precision and on the device of `model`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If a file is damaged, or was made for another base.
+    """
+    folder = Path(folder)
+    if not (folder / MARKER).is_file():
+        return adapter.load(model, folder)
+    method = saved_method(folder)
+    if method in COMBINED:
+        model = adapter.load(_load_peft(model, folder / "peft"), folder / "prompts")
+    elif method in PROMPTS:
+        adapter.load(model, folder)
+    elif method in PEFT:
+        model = _load_peft(model, folder)
+    elif method == "full":
+        model = _load_full(model, folder)
+    else:
+        apply(model, method)
+        restore(model, read_tensors(folder / TENSORS))
+    return _remember(model, method)
+
+
+def saved_method(folder: str | os.PathLike) -> str:
+    """The method of a folder that `save` wrote."""
+    try:
+        return _known(json.loads((Path(folder) / MARKER).read_text())["method"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{Path(folder) / MARKER} must name a method: {error}") from error
+
+
+def counts(model: nn.Module) -> dict[str, int]:
+    """Numbers of trainable parameters and of all of them, frozen base included."""
+    return {"trainable": trainable_parameters(model), "all": sum(p.numel() for p in model.parameters())}
+
+
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """Trainable tensors by name, as the base names its own."""
+    return {_plain(name): p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors from `trained` back into a model that the same method was applied to.
+
+    Raises
+    ------
+    ValueError
+        If names or shapes differ from the model's trainable ones; nothing is changed then.
+    """
+    own = trained(model)
+    found, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (tensors, own))
+    if wrong := sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)):
+        raise ValueError(
+            "the tensors must be those that the method trains on this model; differing: "
+            + ", ".join(f"{n} ({found.get(n, 'absent')}, model: {expected.get(n, 'absent')})" for n in wrong[:3])
+            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        )
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Contents of a safetensors file; FileNotFoundError or ValueError in words."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or cut short ({error}); restore it or train again") from error
+
+
+def _remember(model: nn.Module, method: str) -> nn.Module:
+    owner(model).trained_method = method  # type: ignore[assignment]
+    return model
+
+
+def _method_of(model: nn.Module) -> str:
+    method = getattr(owner(model), "trained_method", None)
+    if method is None:
+        raise ValueError("the model must have been prepared by llm.methods.apply or load; call one of them first")
+    return method
+
+
+def _known(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    return method
+
+
+def _configurations(method: str, options: dict[str, Any], seed: int) -> tuple[AdapterConfig | None, Any]:
+    """Configuration of the prompts, and that of PEFT, each None where the method has none."""
+    prompt = COMBINED.get(_known(method), method if method in PROMPTS else None)
+    prompts, peft_name = None, "lora" if method in COMBINED else method
+    names: list[str] = []
+    if prompt is not None:
+        own = [f.name for f in fields(AdapterConfig) if f.name != "prompt"]
+        prompts = AdapterConfig(prompt, **{name: options.pop(name) for name in own if name in options})
+        names += own
+    config_class, chosen = None, {}
+    if peft_name in PEFT:
+        import peft
+
+        class_name, chosen = copy.deepcopy(PEFT[peft_name])
+        config_class = getattr(peft, class_name)
+        names += [f.name for f in fields(config_class)]
+        chosen |= {"task_type": "CAUSAL_LM"} | ({"projection_prng_key": seed} if peft_name == "vera" else {})
+    if unknown := [name for name in options if name not in names]:
+        raise ValueError(
+            f"{method} has no option {unknown[0]!r}; it has {', '.join(names) if names else 'no options at all'}"
+        )
+    return prompts, None if config_class is None else config_class(**(chosen | options))
+
+
+def _wrap(model: nn.Module, config: Any) -> nn.Module:
+    """PEFT's model of this configuration, trainable tensors in float32."""
+    import peft
+
+    wanted = getattr(config, "target_modules", None)
+    if isinstance(wanted, set | list) and not any(name.endswith(tuple(wanted)) for name, _ in model.named_modules()):
+        raise ValueError(
+            f"{type(model).__name__} has no modules {', '.join(sorted(wanted))}; name its own by the option "
+            "target_modules (a family with one fused projection has qkv_proj)"
+        )
+    return _in_float32(peft.get_peft_model(model, config))  # type: ignore[arg-type]
+
+
+def _in_float32(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if ".default" in name:  # PEFT's name of the tensors that it added
+            parameter.data = parameter.data.float()
+    return model
+
+
+def _save_peft(model: Any, folder: Path) -> None:
+    model.save_pretrained(folder, save_embedding_layers=False)  # else PEFT asks the hub for the size of the base's
+
+
+def _load_peft(model: Any, folder: Path) -> nn.Module:
+    import peft
+
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{folder / 'adapter_config.json'} is missing")
+    try:
+        return _in_float32(peft.PeftModel.from_pretrained(model, folder))  # type: ignore[arg-type]
+    except (RuntimeError, SafetensorError) as error:  # what torch says of shapes that do not fit
+        raise ValueError(f"{folder} does not fit this model: {' '.join(str(error).split())}") from error
+
+
+def _load_full(model: nn.Module, folder: Path) -> nn.Module:
+    base: Any = owner(model)
+    options = {"dtype": base.dtype, "attn_implementation": base.config._attn_implementation}
+    return type(base).from_pretrained(folder, **options).to(base.device).train(model.training)
+
+
+def _tensors(model: nn.Module, method: str) -> list[tuple[nn.Module, str]]:
+    """Parameters of the base that a method trains, each as its module and its name there."""
+    every = [(module, name) for module in model.modules() for name, _ in module.named_parameters(recurse=False)]
+    if method == "full":
+        return every
+    if method == "norms":
+        return [(module, name) for module, name in every if type(module).__name__.endswith("Norm")]
+    biases = [(module, name) for module, name in every if name == "bias"]
+    if not biases:
+        raise ValueError(
+            f"bitfit trains biases, and {type(owner(model)).__name__} has none; use the method norms, which trains the "
+            "weights of its normalisations, or a family with biases (Qwen2)"
+        )
+    return biases
+
+
+class _Cast(nn.Module):
+    """A float32 parameter as its module computes with it."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype)
+
+
+def _make_trainable(module: nn.Module, name: str, keep_dtype: bool) -> None:
+    parameter: nn.Parameter = getattr(module, name)
+    if not keep_dtype and parameter.dtype != torch.float32:
+        dtype = parameter.dtype
+        parameter.data = parameter.data.float()
+        parametrize.register_parametrization(module, name, _Cast(dtype), unsafe=True)  # unsafe: it changes the dtype
+    parameter.requires_grad_(True)
+
+
+def _plain(name: str) -> str:
+    """Name of a parameter without what its parametrisation adds."""
+    middle, end = _ORIGINAL
+    if middle not in name:
+        return name
+    module, _, rest = name.rpartition(middle)
+    return f"{module}.{rest.removesuffix(end)}"
