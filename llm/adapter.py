@@ -53,17 +53,21 @@ def attach(model: nn.Module, config: AdapterConfig | None = None, name: str = "d
 
     Raises
     ------
+    TypeError
+        If `config` is something else.
     ValueError
         If the name is taken, the model's attention is unknown, its implementation is not one of `llm.attention.BASES`,
         or the configuration does not fit.
     """
     config = AdapterConfig() if config is None else config
+    if not isinstance(config, AdapterConfig):
+        raise TypeError(f"config must be an AdapterConfig, such as AdapterConfig(prompt='linear'); got {config!r}")
     modules = [module for _, module in attention_modules(model)]
     adapters = _find(model)
     if adapters is not None and name in adapters:
         raise ValueError(f"an adapter named {name!r} is attached already ({', '.join(adapters)}); choose another name")
-    if not name or "." in name:
-        raise ValueError(f"name must be non-empty and without dots; got {name!r}")
+    if not isinstance(name, str) or not name or "." in name or hasattr(Adapters, name) or name in vars(Adapters()):
+        raise ValueError(f"name must be a non-empty string without dots, and no word of torch's modules; got {name!r}")
     base = str(modules[0].config._attn_implementation).removeprefix(PREFIX)
     if base not in BASES:
         raise ValueError(
@@ -82,17 +86,21 @@ def attach(model: nn.Module, config: AdapterConfig | None = None, name: str = "d
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Remove all adapters: configuration, hooks and requires_grad are again what they were before the first attach."""
-    adapters = attached(model)
+    """Remove all adapters: configuration, hooks and requires_grad are again what they were before the first attach.
+
+    Under adapters of PEFT the base stays frozen, also if they came later.
+    """
+    adapters, top = attached(model), owner(model)
     for _, module in attention_modules(model):
         del module.zero_init
     for hook in adapters.hooks:
         hook.remove()
     for module, config in adapters.configs:
         module.config = config
-    for parameter in adapters.frozen:
-        parameter.requires_grad_(True)
-    delattr(owner(model), _ATTRIBUTE)
+    if not hasattr(top, "peft_config"):
+        for name in adapters.frozen:
+            top.get_parameter(name).requires_grad_(True)
+    delattr(top, _ATTRIBUTE)
     return model
 
 
@@ -104,11 +112,16 @@ def activate(model: nn.Module, name: str) -> nn.Module:
     Raises
     ------
     ValueError
-        If no adapter has this name.
+        If no adapter has this name, or PEFT has wrapped maps of the adapter itself.
     """
     adapters = attached(model)
     if name not in adapters:
         raise ValueError(f"no adapter is named {name!r}; attached: {', '.join(adapters)}")
+    if any(hasattr(module, "base_layer") for module in adapters.modules()):
+        raise ValueError(
+            "PEFT has put its layers into the adapter too, which no adapter folder can hold; start again with "
+            'exclude_modules=r".*zero_init_adapters.*" in its configuration, or add PEFT before attach'
+        )
     adapters.active = name
     for other, adapter in adapters.items():
         adapter.requires_grad_(other == name)
@@ -204,20 +217,27 @@ def _plug_in(model: nn.Module, modules: list[Any], base: str) -> Adapters:
     for layer, module in enumerate(modules):
         module.zero_init = Link(adapters, layer)
     if not hasattr(top, "peft_config"):  # else PEFT has frozen the base, and what is left belongs to its adapters
-        adapters.frozen += [p.requires_grad_(False) for p in model.parameters() if p.requires_grad]
+        # By name: a model that leaves the meta device, or is offloaded, has new parameters afterwards.
+        adapters.frozen += [name for name, p in top.named_parameters() if p.requires_grad]
+        top.requires_grad_(False)
     setattr(top, _ATTRIBUTE, adapters)
     lowest = top.get_submodule(attention_modules(top)[0][0].rpartition(".")[0])
-    adapters.hooks.append(lowest.register_forward_pre_hook(partial(_before_first_layer, adapters, modules[0])))
+    before = partial(_before_first_layer, adapters, modules[0])
+    adapters.hooks.append(lowest.register_forward_pre_hook(before, with_kwargs=True))
     return adapters
 
 
-def _before_first_layer(adapters: Adapters, attention: Any, layer: Any, args: tuple) -> None:
+def _before_first_layer(adapters: Adapters, attention: Any, layer: Any, args: tuple, kwargs: dict) -> None:
     implementation = str(attention.config._attn_implementation)
     if adapters.enabled and not implementation.startswith(PREFIX):
         raise ValueError(
             f"the model has adapters, but its attention implementation was set to {implementation!r}, which ignores "
             f'them; call model.set_attn_implementation("{PREFIX}{implementation}"), or detach(model)'
         )
+    if not torch.compiler.is_compiling():
+        cache = kwargs.get("past_key_values")
+        if cache is None or cache.get_seq_length() == 0:
+            adapters.texts += 1
     # Reentrant checkpointing passes gradients only through inputs that require them, and the base is frozen.
     if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
         options = getattr(layer._gradient_checkpointing_func, "keywords", {})

@@ -200,13 +200,14 @@ def _seen_by(module: Any, base: str) -> Any:
 def _keys_and_values(module: Any, link: Link, adapter: "Adapter", query: Tensor) -> tuple[Tensor, Tensor]:
     """Prompt keys and values of this layer, gated; kept from the first pass of a generation for its decoding steps.
 
-    A pass over more than one token always computes them anew. A decoding step (one query, no gradients, evaluation
-    mode) takes those kept, unless a parameter that they depend on was updated or replaced since.
+    A pass that begins a text, or over more than one token, always computes them anew. A decoding step (one query, no
+    gradients, evaluation mode) takes those kept, unless a parameter that they depend on was updated or replaced since.
     """
     inference = not (torch.is_grad_enabled() or module.training or torch.compiler.is_compiling())
     if inference and query.shape[2] == 1 and link.kept is not None:
-        owner, parameters, state, keys, values = link.kept
-        if owner is adapter and keys.dtype == query.dtype and state == _state(parameters):
+        owner, text, parameters, state, keys, values = link.kept
+        same = owner is adapter and text == link.adapters.texts and keys.dtype == query.dtype
+        if same and state == _state(parameters):
             return keys, values
     link.kept = None
     prompts = adapter.prompts_of(link.layer).to(query.device, query.dtype)
@@ -224,7 +225,7 @@ def _keys_and_values(module: Any, link: Link, adapter: "Adapter", query: Tensor)
         parameters = [*adapter.parameters()]
         parameters += [p for name in sources if hasattr(module, name) for p in getattr(module, name).parameters()]
         if not any(p.is_inference() for p in parameters):  # those have no version to watch
-            link.kept = (adapter, parameters, _state(parameters), keys, values)
+            link.kept = (adapter, link.adapters.texts, parameters, _state(parameters), keys, values)
     return keys, values
 
 

@@ -8,7 +8,6 @@ with the input-dependent gate, it is a mean over the tokens of a text and needs 
 """
 
 import argparse
-import csv
 import os
 import sys
 from pathlib import Path
@@ -20,12 +19,17 @@ if __package__ in (None, ""):
 import torch
 from torch import Tensor, nn
 
+from common import tables
 from llm import files
 from llm.adapter import attached
-from llm.attention import PREFIX
+from llm.attention import PREFIX, attention_modules
 from llm.modules import Adapter
 
 COLUMNS: tuple[str, ...] = ("layer", "head", "gate", "effective_gate", "prompt_mass", "prompt_norm")
+EXAMPLES = """examples:
+  python llm/gates.py my-adapter                      my-adapter/gates.csv and my-adapter/gates.png
+  python llm/gates.py my-adapter --out pictures       beside other pictures
+"""
 
 
 def read(folder: str | os.PathLike) -> Adapter:
@@ -86,14 +90,14 @@ def prompt_mass(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | No
         gates = torch.stack([adapter.gate_of(adapter.first + row) for row in range(adapter.layers)]).abs()
         return gates / (1 + gates)
     found: dict[int, Tensor] = {}
-    owner: Any = model
     if adapter.joint:
-        implementation = owner.config._attn_implementation
-        owner.set_attn_implementation(PREFIX + "eager")
+        config = attention_modules(model)[0][1].config  # of the text decoder, whatever is around it
+        implementation = config._attn_implementation
+        config._attn_implementation = PREFIX + "eager"
         try:
-            weights = owner(input_ids, attention_mask=attention_mask, output_attentions=True).attentions
+            weights = model(input_ids, attention_mask=attention_mask, output_attentions=True).attentions
         finally:
-            owner.set_attn_implementation(implementation)
+            config._attn_implementation = implementation
         length = adapter.config.prompt_length
         for layer in range(adapter.first, adapter.shape.num_hidden_layers):
             found[layer] = weights[layer][..., :length].sum(-1).mT[seen]  # (tokens, heads)
@@ -107,7 +111,7 @@ def prompt_mass(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | No
 
         adapter.input_gate = record
         try:
-            owner(input_ids, attention_mask=attention_mask)
+            model(input_ids, attention_mask=attention_mask)
         finally:
             del adapter.input_gate
     mass = torch.stack([found[layer].double().mean(0) for layer in sorted(found)])
@@ -117,10 +121,7 @@ def prompt_mass(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | No
 
 def write_csv(rows: list[dict[str, Any]], file: str | os.PathLike) -> None:
     """Write a table; what is not determined stays empty."""
-    with open(file, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    tables.write(Path(file), rows, COLUMNS)
 
 
 def heat_map(rows: list[dict[str, Any]], file: str | os.PathLike, column: str = "effective_gate") -> None:
@@ -151,16 +152,29 @@ def heat_map(rows: list[dict[str, Any]], file: str | os.PathLike, column: str = 
     figure.savefig(file, dpi=150)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, exit code 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line: a table and a heat map for a saved adapter."""
-    parser = argparse.ArgumentParser(description="Gates and prompts of a saved adapter, as gates.csv and gates.png.")
+    parser = _Parser(
+        prog="gates.py",
+        description="Gates and prompts of a saved adapter, as gates.csv and gates.png.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, help="adapter folder")
-    parser.add_argument("--out", type=Path, help="where to write (default: the adapter folder)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the adapter folder)")
     options = parser.parse_args(arguments)
-    rows, out = table(read(options.folder)), options.out or options.folder
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, out / "gates.csv")
-    heat_map(rows, out / "gates.png", "prompt_norm" if rows[0]["effective_gate"] is None else "effective_gate")
+    try:
+        rows, out = table(read(options.folder)), options.out or options.folder
+        write_csv(rows, out / "gates.csv")
+        heat_map(rows, out / "gates.png", "prompt_norm" if rows[0]["effective_gate"] is None else "effective_gate")
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     print(f"{len(rows)} heads: {out / 'gates.csv'}, {out / 'gates.png'}")
 
 

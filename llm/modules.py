@@ -137,11 +137,14 @@ class Adapter(nn.Module):
 
 
 class Adapters(nn.ModuleDict):
-    """The adapters of one model by name, which of them is active, and what `detach` must put back."""
+    """The adapters of one model by name, which of them is active, and what `detach` must put back.
+
+    `texts` counts forward passes that begin a text: no prompt keys and values are kept from one text to the next.
+    """
 
     def __init__(self):
         super().__init__()
-        self.active, self.enabled = "", True
+        self.active, self.enabled, self.texts = "", True, 0
         self.hooks, self.configs, self.frozen = [], [], []
 
     @property

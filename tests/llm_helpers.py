@@ -69,6 +69,15 @@ def tiny(family: str = "llama", dtype: torch.dtype = torch.float32, attention: s
     return model
 
 
+def multimodal():
+    """Gemma 3 with a vision tower around its text decoder."""
+    text = tiny("gemma3").config.to_dict()
+    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return transformers.Gemma3ForConditionalGeneration(config).eval()
+
+
 def adapted(model, gates: float | None = 0.7, prompt: str = "linear", name: str = "default", **options):
     """Attach to the last two layers, prompts of scale 1 and random gates (None: leave them at zero)."""
     attach(

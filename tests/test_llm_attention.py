@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm.adapter import activate, attach, disabled
+from llm.adapter import activate, attach, detach, disabled, save
 from llm.attention import PREFIX, attention_modules
-from tests.llm_helpers import adapted, adapter_of, literal_logits, tiny, tokens
+from tests.llm_helpers import adapted, adapter_of, literal_logits, multimodal, tiny, tokens
 from theory.model import MoERegression, Prompts
 
 # PEFT calls this of transformers itself.
@@ -197,6 +197,27 @@ def test_a_lora_added_after_an_adapt_gate_is_not_silently_left_out():
         wrapped(tokens())
 
 
+def test_detach_leaves_the_base_frozen_under_a_later_lora():
+    model = adapted(tiny())
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], r=2))
+    activate(wrapped, "default")
+    detach(wrapped)
+    assert {"lora_" in key for key, p in wrapped.named_parameters() if p.requires_grad} == {True}
+
+
+def test_a_lora_in_the_adapter_itself_is_refused_with_the_cure(tmp_path):
+    """target_modules="all-linear" takes the maps of non-linear prompts for layers of the base."""
+    lora = {"target_modules": "all-linear", "r": 2}
+    wrapped = peft.get_peft_model(adapted(tiny(), prompt="nonlinear"), peft.LoraConfig(**lora))
+    with pytest.raises(ValueError, match="exclude_modules") as error:
+        activate(wrapped, "default")
+    cure = str(error.value).partition('exclude_modules=r"')[2].partition('"')[0]
+    lora["exclude_modules"] = cure
+    wrapped = peft.get_peft_model(adapted(tiny(), prompt="nonlinear"), peft.LoraConfig(**lora))
+    save(activate(wrapped, "default"), tmp_path)
+    assert any("lora_" in key for key, _ in wrapped.named_parameters())
+
+
 @torch.no_grad()
 def test_another_model_with_the_same_configuration_is_left_alone():
     config = tiny().config
@@ -227,13 +248,7 @@ def test_resetting_the_implementation_is_noticed():
 
 @torch.no_grad()
 def test_multimodal_models_adapt_their_text_decoder():
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
-
-    text = tiny("gemma3").config.to_dict()
-    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-              "image_size": 28, "patch_size": 14}  # fmt: skip
-    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
-    model.eval()
+    model = multimodal()
     before, config, ids = model(tokens()).logits, model.config, tokens()
     attach(model)
     assert torch.equal(model(ids).logits, before)

@@ -13,7 +13,7 @@ from common.paths import ROOT
 from llm import gates
 from llm.adapter import load, save
 from llm.convert import from_peft, from_published, nonlinear_to_linear, to_peft, to_published
-from tests.llm_helpers import adapted, adapter_of, tiny, tokens
+from tests.llm_helpers import adapted, adapter_of, multimodal, tiny, tokens
 
 # PEFT calls this of transformers itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -210,6 +210,22 @@ def test_table_of_gates(tmp_path):
     assert (tmp_path / "out" / "gates.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("how", ["absent", "no adapter", "out is a file", "no such option"])
+def test_gates_refuses_in_one_line(how, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    folder = tmp_path if how in ("no adapter", "absent") else tmp_path / "adapter"
+    if how in ("out is a file", "no such option"):
+        save(adapted(tiny()), folder)
+    options = {"out is a file": ["--out", str(tmp_path / "file")], "no such option": ["--colour"]}.get(how, [])
+    with pytest.raises(SystemExit) as stop:
+        gates.main([str(folder / "absent" if how == "absent" else folder), *options])
+    told = capsys.readouterr()
+    assert stop.value.code == 2
+    assert told.out == ""
+    assert told.err.startswith("gates.py: error: ")
+    assert told.err.count("\n") == 1
+
+
 @torch.no_grad()
 def test_mass_that_depends_on_the_input(tmp_path):
     ids = tokens()
@@ -243,3 +259,14 @@ def test_mass_that_depends_on_the_input(tmp_path):
     fixed = adapted(tiny())
     mass = gates.prompt_mass(fixed, ids)
     assert mass.flatten().tolist() == pytest.approx([r["prompt_mass"] for r in gates.table(adapter_of(fixed))])
+
+
+def test_mass_of_a_decoder_inside_another_model():
+    """Measuring it leaves the implementation of the decoder, and of what is around it, as it was."""
+    model = multimodal()
+    adapted(model, prompt="random_init")
+    logits = model(tokens()).logits
+    assert gates.prompt_mass(model, tokens()).shape == (2, 4)
+    assert torch.equal(model(tokens()).logits, logits)
+    wrapped = adapted(peft.get_peft_model(tiny(), peft.LoraConfig(target_modules=["q_proj"])), prompt="random_init")
+    assert gates.prompt_mass(wrapped, tokens()).shape == (2, 4)

@@ -142,6 +142,20 @@ def test_eager_and_sdpa_agree(family, prompt):
     assert [w.shape[-1] for w in weights] == [11, 11, 11 + prompts, 11 + prompts]
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("prompt", ["linear", "random_init"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
+@torch.no_grad()
+def test_packed_sequences_are_those_alone(family, prompt, attention):
+    """Two texts in one row, told apart by positions that start again: each sees the prompts and itself."""
+    model = adapted(tiny(family, attention=attention), prompt=prompt)
+    texts = [tokens(1, length, seed=length) for length in (9, 8)]
+    positions = torch.cat([torch.arange(9), torch.arange(8)])[None]
+    packed = model(torch.cat(texts, 1), position_ids=positions, use_cache=False).logits
+    alone = torch.cat([model(text, use_cache=False).logits for text in texts], 1)
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("prompt", ["linear", "random_init"])
 @torch.no_grad()
 def test_flash_attention_is_asked_for_what_it_knows(prompt, monkeypatch):

@@ -21,9 +21,9 @@ LLAMA = {
 }
 
 
-def on_meta(size: str):
+def on_meta(size: str, **changes):
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA[size]))
+        return AutoModelForCausalLM.from_config(LlamaConfig(**(LLAMA[size] | changes)))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,14 @@ def test_parameter_counts_of_the_design_page(size, prompt, count):
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
+def test_detach_after_leaving_the_meta_device():
+    """The parameters are others than those that attach froze."""
+    model = attach(on_meta("7B", num_hidden_layers=1, hidden_size=64, intermediate_size=64)).to_empty(device="cpu")
+    assert trainable_parameters(model) == sum(p.numel() for p in adapter_of(model).parameters())
+    detach(model)
+    assert all(p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("config", "count"),
     [
@@ -64,8 +72,7 @@ def test_counts_of_the_methods_compared_with(config, count):
 def test_an_adapted_7b_layer_costs_at_most_1_percent_more(prompt):
     counts = []
     for adapted_too in (False, True):
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(LlamaConfig(**(LLAMA["7B"] | {"num_hidden_layers": 1})))
+        model = on_meta("7B", num_hidden_layers=1)
         if adapted_too:
             attach(model, AdapterConfig(prompt))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -138,9 +145,12 @@ def test_bad_models_and_names():
     assert all(p.requires_grad for p in model.parameters())
     with pytest.raises(ValueError, match="PreTrainedModel"):
         attach(torch.nn.Linear(2, 2))
-    for name in ("", "a.b"):
+    for name in ("", "a.b", 3, "type", "active", "parameters"):
         with pytest.raises(ValueError, match="name must be"):
             attach(model, name=name)
+    with pytest.raises(TypeError, match=r"config must be an AdapterConfig.*got 'linear'"):
+        attach(model, "linear")
+    assert not hasattr(model, "zero_init_adapters")
     for function in (
         detach,
         lambda m: activate(m, "default"),

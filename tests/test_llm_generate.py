@@ -2,12 +2,13 @@
 
 import copy
 
+import peft
 import pytest
 import torch
 
 import llm.attention
 from llm.adapter import activate, attach, detach, disabled
-from tests.llm_helpers import MAIN, adapted, adapter_of, tiny, tokens
+from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, tiny, tokens
 
 KINDS = ("linear", "nonlinear", "random_init")
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
@@ -120,6 +121,45 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
     for _, module in llm.attention.attention_modules(model):
         module.zero_init.kept = None
     assert torch.equal(model(last, past_key_values=again).logits, logits)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's own
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("prompt", KINDS)
+def test_nothing_is_kept_from_one_text_to_the_next(prompt, cache):
+    """A text of one token begins with a step like any other; a LoRA switched off, and .data, change no version."""
+    lora = peft.LoraConfig(target_modules=["k_proj", "v_proj"], r=2, init_lora_weights=False)
+    model = activate(peft.get_peft_model(adapted(tiny(), prompt=prompt), lora).eval(), "default")
+    options = {"output_logits": True, "return_dict_in_generate": True, "cache_implementation": cache}
+
+    def logits(forget: bool = False) -> torch.Tensor:
+        if forget:
+            for _, module in llm.attention.attention_modules(model):
+                module.zero_init.kept = None
+        return torch.stack(generate(model, tokens(1, 1), **options).logits)
+
+    before = logits()
+    with model.disable_adapter():
+        without = logits()
+        assert torch.equal(without, logits(forget=True))
+    assert torch.equal(logits(), before)
+    assert not torch.equal(without, before)
+    for parameter in adapter_of(model).parameters():
+        parameter.data.mul_(3)
+    after = logits()
+    assert torch.equal(after, logits(forget=True))
+    assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_tells_where_a_text_begins(family, monkeypatch):
+    """Prompts are projected once for each text in each layer, not in every step."""
+    model, calls = adapted(tiny(family)), []
+    project = llm.attention.project_prompts
+    monkeypatch.setattr(llm.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
+    for length in (1, 3):
+        generate(model, tokens(1, length), max_new_tokens=4)
+    assert len(calls) == 2 * 2
 
 
 @pytest.mark.parametrize("prompt", KINDS)

@@ -1,6 +1,8 @@
 """What trains, when, and in which precision; checkpointing, Trainer and accelerate."""
 
 import copy
+import io
+import pickle
 
 import accelerate
 import peft
@@ -9,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 
-from llm.adapter import AdapterConfig, attach, load, save
+from llm.adapter import AdapterConfig, attach, detach, load, save
 from llm.modules import Adapter, BaseShape
 from llm.trainer import AdapterTrainer
 from tests.llm_helpers import adapted, adapter_of, randomise_gates, tiny, tokens
@@ -258,13 +260,27 @@ def test_accelerate_prepares_and_offloads(prompt, tmp_path):
     assert torch.equal(prepared(tokens()).logits, expected)
 
 
-def test_a_copy_is_independent():
-    model = adapted(tiny())
-    other = copy.deepcopy(model)
+@pytest.mark.parametrize("gate", ["head", "adapt"])
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_a_copy_is_independent(how, gate):
+    """Hooks and links of the copy are its own, also when prompts are kept at the time."""
+    model = adapted(tiny(), gate=gate)
+    evaluate(model)
+    if how == "deepcopy":
+        other = copy.deepcopy(model)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(model))
+    else:
+        torch.save(model, file := io.BytesIO())
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
     logits = model(tokens()).logits
     assert torch.equal(other(tokens()).logits, logits)
     adapter_of(other).gate.data.zero_()
-    assert not torch.equal(other(tokens()).logits, logits)
+    assert torch.equal(other(tokens()).logits, tiny()(tokens()).logits)
+    assert torch.equal(model(tokens()).logits, logits)
+    detach(other)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in other.modules())
     assert torch.equal(model(tokens()).logits, logits)
 
 
