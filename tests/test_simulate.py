@@ -183,7 +183,7 @@ def test_every_study_is_identified(name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_committed_rows_are_complete_and_their_rates_follow(name):
-    """Full results: every fit is there, and rates.csv is what the rows say, to the last digit."""
+    """Full results: every fit is there, and rates.csv is what the rows say, but for the rounding of another machine."""
     rows = tables.read(RESULTS / "theory" / f"{name}.csv", COLUMNS)
     if not rows:
         pytest.skip(f"results/theory/{name}.csv is not there yet: make results computes it")
@@ -194,8 +194,12 @@ def test_committed_rows_are_complete_and_their_rates_follow(name):
     if len(rows) < len(study.tasks()):
         pytest.skip(f"{len(rows)} of {len(study.tasks())} rows of {name} are there: make results goes on from them")
     committed = [r for r in tables.read(RESULTS / "theory" / "rates.csv", RATES) if r["study"] == name]
-    recomputed = [{k: "" if r[k] is None else str(r[k]) for k in RATES} for r in measure(study, rows)]
-    assert recomputed == committed
+    recomputed = measure(study, rows)
+    words = ("study", "quantity", "verdict")
+    assert [[r[k] for k in words] for r in recomputed] == [[r[k] for k in words] for r in committed]
+    for again, before in zip(recomputed, committed, strict=True):
+        for k in set(RATES) - set(words):
+            assert again[k] is None if before[k] == "" else again[k] == pytest.approx(float(before[k]), rel=1e-9), k
 
 
 @pytest.mark.parametrize("name", ["exact-linear", "over-linear"])
