@@ -1,0 +1,263 @@
+"""Training as published, on transformers.Trainer: optimiser groups, schedule, exact batch loss, and a curve of it.
+
+    learning rate at step s of S, W = warmup S:    peak s / W                                  while s < W
+                                                   peak (1 + cos(pi (s - W) / (S - W))) / 2    after that
+    loss of a step    sum of token losses / number of tokens with a loss, both over the whole batch
+
+AdamW with weight decay on the trainable tensors of two or more dimensions (prompts, gates, matrices), no clipping of
+gradients. A curve is a function of model, data and settings: the order of the data depends on the seed alone, and
+micro-batches and processes change sums only in the last digits.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import TrainingArguments
+
+from llm.adapter import owner
+from llm.batches import Batches
+from llm.curve import CURVE_NAME, Collate, Curve, TrainingError, loss_sum
+from llm.data import Collator, Example, pack
+from llm.trainer import ResponseTrainer
+
+BATCHING = ("grouped", "padded", "packed")
+PRECISIONS = ("float32", "bf16", "fp16")
+__all__ = ["Training", "TrainingError", "held_out_loss", "last_checkpoint", "train"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. The published choices are the defaults.
+
+    Attributes
+    ----------
+    learning_rate : float
+        The peak; published, for prompts: 2.25e-3 (9e-3 x 64 / 256).
+    epochs : int
+        Passes over the data; as published, a last batch that is not full is left out.
+    steps : int or None
+        Optimiser steps instead of epochs.
+    warmup : float
+        Share of all steps with a rising learning rate; published: 2 of 5 epochs.
+    batch_size : int
+        Examples of a step, over all processes; fewer rows than that make one batch.
+    micro_batch_size : int or None
+        Most examples computed at once in a process; None: no limit. It bounds memory and does not change the result.
+    weight_decay : float
+    betas : pair of float
+    length : int
+        Most tokens of an example; width of padded and packed rows.
+    batching : {'grouped', 'padded', 'packed'}
+        Steps of examples of similar length; random ones, padded to `length` as published; random ones, packed.
+    precision : {'float32', 'bf16', 'fp16'}
+        Of the computation (autocast); what trains stays as it is.
+    seed : int
+        Order of the data, and dropout if the model has any.
+    evaluate_every : int
+        Steps between rows of the curve; 0: a row per epoch. The last step always has one.
+    checkpoint_every : int
+        Steps between checkpoints, if there is a folder for them. The last step always has one.
+    gradient_checkpointing : bool
+        Compute activations twice instead of keeping them.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or a name unknown.
+    """
+
+    learning_rate: float = 2.25e-3
+    epochs: int = 5
+    steps: int | None = None
+    warmup: float = 0.4
+    batch_size: int = 64
+    micro_batch_size: int | None = None
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    length: int = 512
+    batching: str = "grouped"
+    precision: str = "float32"
+    seed: int = 0
+    evaluate_every: int = 0
+    checkpoint_every: int = 200
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "steps": 1, "batch_size": 1, "micro_batch_size": 1, "length": 2, "seed": 0}
+        for name, low in (least | {"evaluate_every": 0, "checkpoint_every": 1}).items():
+            value = getattr(self, name)
+            if value is None and name in ("steps", "micro_batch_size"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise ValueError(f"{name} must be an integer of at least {low}; got {value!r}")
+        for name, allowed in {"batching": BATCHING, "precision": PRECISIONS}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite; got {self.learning_rate}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a share of all steps and must be at least 0 and below 1; got {self.warmup}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}")
+
+
+def train(
+    model: nn.Module,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    settings: Training,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Train what is trainable, in place, on the GPU if there is one.
+
+    Sets the global seeds of Python, NumPy and torch. Under torchrun or `accelerate launch` every process calls it with
+    the same arguments.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From `llm.methods.apply`.
+    examples, validation : sequence of Example
+        From `llm.data.encode`; without validation rows, held_out_loss is None.
+    settings : Training
+    folder : Path, optional
+        For checkpoints, of which the last two are kept. None: nothing is written anywhere.
+    resume : bool
+        Go on from the last complete checkpoint in `folder`, if there is one. On a CPU, in one process, the end is then
+        bit for bit that of a run without interruption.
+    progress : bool
+        Show a bar on stderr.
+
+    Returns
+    -------
+    list of dict
+        The curve. Since the start: epoch, step, seconds, tokens (computed, padding included). train_loss is the mean
+        over the response tokens since the row before, held_out_loss that over the validation rows at this step,
+        learning_rate that of this step.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is not finite, or memory does not suffice.
+    ValueError
+        If the batch does not divide among the processes, or there are no examples.
+    """
+    arguments = _arguments(settings, folder)
+    lengths = [len(example["input_ids"]) for example in examples]
+    grouped, process = settings.batching == "grouped", arguments.process_index
+    sizes = settings.batch_size, settings.micro_batch_size
+    batches = Batches(lengths, *sizes, grouped, settings.seed, process, arguments.world_size)
+    arguments.gradient_accumulation_steps = batches.accumulate
+    arguments.max_steps = settings.steps or settings.epochs * batches.steps
+    arguments.warmup_steps = round(settings.warmup * arguments.max_steps)
+    checkpoint = None if folder is None else _tidy(folder, process == 0, keep=resume)
+    with (
+        _as_it_was(model),
+        _memory_in_words(),
+        tqdm(total=arguments.max_steps, unit="step", disable=not progress) as bar,
+    ):
+        collate, size = _collate(settings), settings.micro_batch_size or settings.batch_size
+        curve = Curve(validation, collate, size, settings.evaluate_every, bar)
+        trainer = ResponseTrainer(model, arguments, batches, examples, collate, curve.add)
+        curve.start(trainer, checkpoint)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    return curve.rows
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last complete checkpoint in a folder, if there is any."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{CURVE_NAME}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def held_out_loss(model: nn.Module, examples: Sequence[Example], settings: Training) -> float:
+    """Mean loss over the response tokens of examples."""
+    size = settings.micro_batch_size or settings.batch_size
+    total, count = loss_sum(model, examples, _collate(settings), size)
+    return total / count
+
+
+def _arguments(settings: Training, folder: Path | None) -> TrainingArguments:
+    """What is known before the data is divided; nothing is logged, and nothing is written without a folder."""
+    arguments = TrainingArguments(
+        output_dir="." if folder is None else str(folder),  # Trainer makes this folder, and "." is there
+        save_strategy="no" if folder is None else "steps",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=2,  # the last one may be incomplete
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        max_grad_norm=0.0,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        seed=settings.seed,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=[],
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs: a process for each, not nn.DataParallel
+    return arguments
+
+
+def _collate(settings: Training) -> Collate:
+    if settings.batching == "packed":
+        return lambda examples: Collator()(pack(examples, settings.length))
+    return Collator(length=settings.length if settings.batching == "padded" else None)
+
+
+def _tidy(folder: Path, writer: bool, keep: bool) -> Path | None:
+    """The checkpoint to go on from, after removing those that are incomplete (or all, if none is to be kept)."""
+    checkpoint = last_checkpoint(folder) if keep else None
+    for path in folder.glob("checkpoint-*") if writer else ():
+        if not (keep and (path / CURVE_NAME).is_file()):
+            shutil.rmtree(path)
+    return checkpoint
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put back what Trainer changes in a model besides its weights."""
+    base: Any = owner(model)
+    training, cache = model.training, base.config.use_cache
+    try:
+        yield
+    finally:
+        model.train(training)
+        base.config.use_cache = cache
+        if base.is_activation_checkpointing:
+            base.activation_checkpointing_disable()
+
+
+@contextmanager
+def _memory_in_words() -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and not any(s in text for s in ("out of memory", "can't allocate memory")):
+            raise
+        raise TrainingError(
+            f"memory does not suffice ({text.strip().splitlines()[0] if text else 'MemoryError'}); lower "
+            "micro_batch_size (the result stays the same) or length, switch gradient_checkpointing on, or use "
+            "precision bf16"
+        ) from error
