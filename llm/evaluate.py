@@ -27,7 +27,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from common.paths import ROOT, SCRATCH
 from llm import inference, journal, protocol, tasks
@@ -53,8 +52,7 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
     a = _arguments(argv)
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    inference.quiet()
     try:
         results = run(a)
     except torch.OutOfMemoryError:
@@ -95,6 +93,8 @@ def run(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
         seconds = round(time.monotonic() - began, 1)
         record["results"][name] = found | {"limit": a.limit, "data": "local" if a.data else "hub", "seconds": seconds}
         journal.save(record_path, record)
+        for responses in folder.glob("*.responses"):  # of the harness; every item's are in its record now
+            responses.unlink()
     return record["results"]
 
 
@@ -155,14 +155,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message):
         """One line, exit code 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    p = _Parser(
+    p = Parser(
         prog="evaluate.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_model_arguments(p)

@@ -17,6 +17,7 @@ from typing import Any, cast
 import datasets
 import lm_eval
 import yaml
+from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models import huggingface
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks.hellaswag.utils import preprocess
@@ -43,6 +44,7 @@ DEFINITIONS = {
 SHOTS = {"hellaswag": 10}  # as the paper; every other task has none
 # The number that tables quote; every metric is reported.
 METRIC = {"hellaswag": "acc_norm", "record": "f1", "nq_open": "exact_match"}
+RESPONSES = ".responses"
 PIECE = 256  # requests whose responses are kept together
 
 
@@ -66,7 +68,8 @@ def evaluate(
         A key of `DEFINITIONS`.
     path : Path
         JSON lines, written at the end: id, task, target, responses (log-likelihood and whether it is the greedy text,
-        per option; or the generated text), fits, and the metrics. Beside it PATH.responses lives as long as the run.
+        per option; or the generated text), fits, and the metrics. PATH.responses, from which a killed run goes on,
+        may be removed when the returned numbers are safe.
     data : path, optional
         Local folder; None: the hub.
     limit : int, optional
@@ -84,20 +87,17 @@ def evaluate(
     FileNotFoundError, ConnectionError, ValueError
         As `llm.tasks.rows`.
     """
-    responses = path.with_name(path.name + ".responses")
+    responses = path.with_name(path.name + RESPONSES)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         specs = _definitions(task) if data is None else _local_definitions(task, data, Path(folder))
         lm = _Resumed(model, tokenizer, batch_size, responses, task)
-        manager, simple_evaluate = TaskManager(include_defaults=False), cast(Any, lm_eval.simple_evaluate)
         try:
-            found = simple_evaluate(
-                lm,
-                tasks=[str(spec) for spec in specs],
-                task_manager=manager,
-                num_fewshot=SHOTS.get(task),
-                limit=limit,
-                bootstrap_iters=0,
-            )
+            loaded: Any = TaskManager(include_defaults=False).load([str(spec) for spec in specs])
+            for definition in loaded["tasks"].values():
+                definition.set_config("num_fewshot", SHOTS.get(task, 0))
+                definition.set_fewshot_seed(DEFAULT_OTHER_SEED)
+            # Not simple_evaluate, which does the same, and calls pip and git for a description of the machine.
+            found: Any = lm_eval.evaluate(cast(Any, lm), loaded, limit=limit, bootstrap_iters=0)
         except ConnectionError as error:
             reason = str(error).partition("\n")[0]
             raise ConnectionError(
@@ -117,7 +117,6 @@ def evaluate(
         for sample in samples
     ]
     write_atomic(path, "".join(json.dumps(record, default=float) + "\n" for record in records))
-    responses.unlink(missing_ok=True)
     return _summary(task, records, found["results"])
 
 
@@ -231,7 +230,9 @@ def _summary(task: str, records: list[dict[str, Any]], results: dict[str, dict[s
     metric = METRIC.get(task, "acc")
     values = [float(record[metric]) for record in records]
     first = next(iter(results.values()))
-    metrics = {key.partition(",")[0]: value for key, value in first.items() if "," in key and "_stderr" not in key}
+    metrics: dict[str, float | None] = {
+        key.partition(",")[0]: float(value) for key, value in first.items() if "," in key and "_stderr" not in key
+    }
     if len(results) > 1:
         metrics = {name: mean([float(record[name]) for record in records]) for name in metrics}
     subjects = {name.removeprefix(f"{task}_"): result[f"{metric},none"] for name, result in results.items()}
@@ -242,7 +243,7 @@ def _summary(task: str, records: list[dict[str, Any]], results: dict[str, dict[s
         "standard_error": standard_error(values),
         "not_fitting": sum(not record["fits"] for record in records),
         "accuracy_fitting": mean([v for v, record in zip(values, records, strict=True) if record["fits"]]),
-        "metrics": {name: float(value) for name, value in metrics.items()},
+        "metrics": metrics,
         "shots": SHOTS.get(task, 0),
         "subjects": subjects if len(results) > 1 else {},
     }

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.utils import logging as transformers_logging
 
 from common.streams import stream
 from llm import methods
@@ -138,6 +140,13 @@ def set_gate_activation(model: nn.Module, name: str) -> None:
     if name not in GATE_ACTIVATIONS:
         raise ValueError(f"gate_activation must be one of {', '.join(GATE_ACTIVATIONS)}; got {name!r}")
     adapters.active_adapter.config = replace(adapters.active_adapter.config, gate_activation=name)
+
+
+def quiet() -> None:
+    """For commands: errors only, without the bars and warnings of transformers and of the hub's client."""
+    for library in (transformers_logging, hub_logging):
+        library.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def context_length(model: nn.Module) -> int:

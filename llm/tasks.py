@@ -61,7 +61,15 @@ def items(task: str, data: str | Path | None = None) -> list[Item]:
     FileNotFoundError, ConnectionError, ValueError
         As `rows`, or if an item lacks an option or its answer.
     """
-    found = [_ITEMS[task](number, row) for number, row in enumerate(rows(task, data))]
+    found = []
+    for number, row in enumerate(rows(task, data)):
+        try:
+            found.append(_ITEMS[task](number, row))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"row {number + 1} of {task} must have the columns of {HUB[task][0]} on the hub; "
+                f"it does not ({type(error).__name__}: {error})"
+            ) from error
     if len({item.id for item in found}) < len(found):
         raise ValueError(f"items must have ids of their own; {task} repeats one; remove repeated rows")
     for item in found:
