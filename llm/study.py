@@ -1,0 +1,382 @@
+#!/usr/bin/env python
+"""The paper's comparison on a small world: sample efficiency of every arm, and what it depends on.
+
+Without arguments the quick twin, in minutes. Every finished run is a row of a table at once; a study that was stopped
+goes on where it was. Rows depend neither on the number of workers nor on the order.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"  # workers share the cores; one thread each also fixes the order of every sum
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from functools import cache
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common import tables
+from common.paths import RESULTS, SCRATCH
+from common.records import provenance, write_atomic
+from llm import claims, methods, pretrain
+from llm.data import encode, fraction
+from llm.experiments import (
+    ARMS,
+    FULL,
+    LARGE,
+    PROMPT_ARMS,
+    QUICK,
+    Cell,
+    Experiment,
+    ablations,
+    rate,
+    sample_efficiency,
+    tuning,
+)
+from llm.training import Training, TrainingError, train
+from llm.world import World, chance, score
+
+COLUMNS = (
+    "arm", "fraction", "seed", "accuracy", "multiple_choice", "held_out_loss", "learning_rate", "steps", "trainable",
+    "seconds", "rows", "train_loss", "status", "world", "ablation", "setting",
+)  # fmt: skip
+KEY = ("world", "ablation", "setting", "arm", "fraction", "seed", "learning_rate")
+CURVE = ("arm", "fraction", "seed", "learning_rate", "epoch", "step", "train_loss", "held_out_loss")
+TABLES = ("tuning", "sample_efficiency", "ablations")
+WIDEN = 6  # an arm whose best is still at an edge then has no best rate in reach
+COMMITTED = RESULTS / "llm"
+EXAMPLES = """examples:
+  python llm/study.py                                 quick twin, to results/scratch/llm
+  python llm/study.py --full                          everything, to results/llm (hours; resumes)
+  python llm/study.py --full --tables tuning          the learning rates only
+  python llm/study.py --size large --workers 1 --device cuda
+                                                      on a larger world, to results/llm/large
+"""
+
+
+class StudyError(ValueError):
+    """A request that cannot be met, in words for the person who made it."""
+
+
+class Table:
+    """Rows of one CSV file by their cell, growing as runs end."""
+
+    def __init__(self, folder: Path, name: str):
+        self.path = folder / f"{name}.csv"
+        self.rows = {_key(row): row for row in tables.read(self.path, COLUMNS)}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row to the file."""
+        tables.append(self.path, row, COLUMNS)
+        self.rows[_key(row)] = {c: str(row[c]) for c in COLUMNS}
+
+
+def run(cell: Cell, experiment: Experiment, worlds: str, device: str = "cpu") -> tuple[dict[str, Any], list[dict]]:
+    """Train one cell on its world and score it: its row, and its loss curve where the cell is one with epochs.
+
+    Parameters
+    ----------
+    cell : Cell
+        With a number for a learning rate.
+    experiment : Experiment
+    worlds : str
+        Folder of the bases of the worlds.
+    device : str
+    """
+    assert isinstance(cell.learning_rate, float)
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    base, tokenizer, world, instructions = _base(worlds, cell.world)
+    arm = ARMS[cell.arm]
+    model = methods.apply(copy.deepcopy(base).to(device), arm.method, {**arm.options, **cell.options}, cell.seed)
+    if cell.gate is not None:
+        _fix_gates(model, cell.gate)
+    examples = encode(fraction(instructions, cell.fraction, cell.seed), tokenizer).examples
+    validation = encode([q.row for q in world.questions("validation")], tokenizer).examples if cell.epochs else []
+    settings = Training(
+        learning_rate=cell.learning_rate,
+        batch_size=experiment.batch_size,
+        seed=cell.seed,
+        **({"epochs": cell.epochs} if cell.epochs else {"steps": experiment.steps, "evaluate_every": experiment.steps}),
+    )
+    row = {
+        **{c: getattr(cell, c) for c in KEY},
+        **dict.fromkeys(("accuracy", "multiple_choice", "held_out_loss", "train_loss"), float("nan")),
+        "steps": experiment.steps,
+        "trainable": methods.counts(model)["trainable"],
+        "rows": len(examples),
+        "status": "finished",
+    }
+    curve: list[dict] = []
+    try:
+        curve = train(model, examples, validation, settings)
+        scored = score(model, tokenizer, world.questions(cell.part))
+        row |= {
+            "accuracy": scored.accuracy,
+            "multiple_choice": scored.multiple_choice,
+            "held_out_loss": scored.loss,
+            "train_loss": curve[-1]["train_loss"],
+            "steps": curve[-1]["step"],
+        }
+    except TrainingError as error:
+        row["status"] = "diverged" if str(error).startswith("the loss is") else f"failed: {error}"
+    row["seconds"] = time.perf_counter() - began
+    return row, [{**{c: getattr(cell, c) for c in KEY}, **point} for point in curve] if cell.epochs else []
+
+
+@cache
+def _base(worlds: str, number: int) -> tuple[Any, Any, World, list[dict[str, str]]]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the study has its own
+    folder = Path(worlds) / str(number)
+    world = pretrain.read(folder)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return base, AutoTokenizer.from_pretrained(folder), world, world.instructions()
+
+
+@torch.no_grad()
+def _fix_gates(model: torch.nn.Module, value: float) -> None:
+    for name, parameter in model.named_parameters():
+        if name.endswith(".gate"):
+            parameter.fill_(value).requires_grad_(False)
+
+
+def _key(row: Any) -> tuple[str, ...]:
+    get = row.get if isinstance(row, dict) else lambda c: getattr(row, c)
+    return tuple(str(float(get(c))) if c in ("fraction", "learning_rate") else str(get(c)) for c in KEY)
+
+
+def best(table: Table, arm: str, grid: Iterable[float] | None = None) -> tuple[float, bool] | None:
+    """The rate of an arm's highest mean accuracy in the tuning (ties: lower loss), and whether it is at an edge.
+
+    Of the rates of a grid; None: of all that were run.
+    """
+    means = {r: _mean(table, arm, r) for r in (_rates(table, arm) if grid is None else grid)}
+    if not means:
+        return None
+    top = max(means, key=lambda r: means[r])
+    return top, top in (min(means), max(means))
+
+
+def common_rate(table: Table, arms: Iterable[str]) -> float:
+    """The rate of the tuning grid with the highest accuracy averaged over these arms: the fairest single one."""
+    shared = set.intersection(*(set(_rates(table, arm)) for arm in arms))
+    return max(sorted(shared), key=lambda r: sum(_mean(table, arm, r)[0] for arm in arms))
+
+
+def _rates(table: Table, arm: str) -> list[float]:
+    return sorted({float(row["learning_rate"]) for row in table.rows.values() if row["arm"] == arm})
+
+
+def _mean(table: Table, arm: str, learning_rate: float) -> tuple[float, float]:
+    rows = [r for r in table.rows.values() if r["arm"] == arm and float(r["learning_rate"]) == learning_rate]
+    if any(row["status"] != "finished" for row in rows):
+        return float("-inf"), float("-inf")
+    return sum(float(r["accuracy"]) for r in rows) / len(rows), -sum(float(r["held_out_loss"]) for r in rows) / len(
+        rows
+    )
+
+
+class Runner:
+    """Runs cells that have no row yet, on worker processes, and keeps their rows."""
+
+    def __init__(self, experiment: Experiment, folder: Path, worlds: Path, workers: int, device: str):
+        self.experiment, self.folder, self.worlds, self.device = experiment, folder, str(worlds), device
+        self.pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+    def __enter__(self) -> "Runner":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.shutdown(wait=error[0] is None, cancel_futures=True)
+
+    def fill(self, table: Table, cells: Sequence[Cell], name: str) -> None:
+        """Run the cells that the table has no row of."""
+        missing = [cell for cell in cells if _key(cell) not in table.rows]
+        if not missing:
+            return
+        curves = self.folder / "curves.csv"
+        bar = tqdm(total=len(cells), initial=len(cells) - len(missing), desc=name, unit="run", smoothing=0.1)
+        futures = [self.pool.submit(run, cell, self.experiment, self.worlds, self.device) for cell in missing]
+        with bar:
+            for future in as_completed(futures):
+                row, curve = future.result()
+                for point in curve:
+                    tables.append(curves, point, CURVE)
+                table.add(row)
+                bar.update()
+
+
+def study(
+    experiment: Experiment,
+    folder: Path,
+    runner: Runner,
+    wanted: Sequence[str] = TABLES,
+    tuned: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Fill the tables of a study, in their order, then judge the claims.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    folder : Path
+        Where the tables are and grow.
+    runner : Runner
+    wanted : sequence of str
+        Which of `TABLES`.
+    tuned : Path, optional
+        Folder of an earlier study whose tuning gives the rates; none is run then.
+    say : callable
+    """
+    table = Table(tuned or folder, "tuning")
+    arms = (*experiment.arms, *experiment.matched)
+    if "tuning" in wanted and tuned is None:
+        runner.fill(table, [c for arm in arms for c in tuning(experiment, experiment.exponents, arm)], "tuning")
+        _widen(experiment, table, runner, arms)
+    rates = {arm: found[0] for arm in arms if (found := best(table, arm))}
+    if missing := [arm for arm in arms if arm not in rates]:
+        raise StudyError(f"{table.path} has no rows of {', '.join(missing)}: run the tuning first (--tables tuning)")
+    rates["common"] = common_rate(table, [arm for arm in arms if arm in PROMPT_ARMS])
+    say("learning rates: " + ", ".join(f"{arm} {r:g}" for arm, r in rates.items()))
+    for name, cells in (("sample_efficiency", sample_efficiency(experiment)), ("ablations", ablations(experiment))):
+        if name in wanted and cells:
+            runner.fill(Table(folder, name), [_with_rate(cell, rates) for cell in cells], name)
+    _write_sorted(folder)
+    found = claims.write(folder, *(tables.read(folder / f"{name}.csv", COLUMNS) for name in TABLES[1:]))
+    for claim in found:
+        say(
+            "{value:+.3f} [{low:+.3f}, {high:+.3f}]  {verdict:<13}  {claim} (rates: {rates}, world {world})".format(
+                **claim
+            )
+        )
+
+
+def _with_rate(cell: Cell, rates: dict[str, float]) -> Cell:
+    if isinstance(cell.learning_rate, float):
+        return cell
+    return replace(cell, learning_rate=rates[cell.learning_rate or cell.arm])
+
+
+def _widen(experiment: Experiment, table: Table, runner: Runner, arms: Sequence[str]) -> None:
+    """A further half decade beyond the edge where an arm's best is, until it is not at one, or for `WIDEN` times."""
+    exponents = {arm: list(experiment.exponents) for arm in arms}
+    for _ in range(WIDEN):
+        cells = []
+        for arm in arms:
+            known = exponents[arm]
+            # Rows beyond this grid may be there from a run that was stopped; they must not change the way.
+            top, edge = best(table, arm, map(rate, known)) or (0.0, False)
+            if not edge:
+                continue
+            added = [max(known) + 0.5] if top == rate(max(known)) else [min(known) - 0.5]
+            known += added
+            cells += tuning(experiment, added, arm)
+        if not cells:
+            return
+        runner.fill(table, cells, "tuning, wider")
+
+
+def _write_sorted(folder: Path) -> None:
+    for name in TABLES:
+        path = folder / f"{name}.csv"
+        if rows := tables.read(path, COLUMNS):
+            tables.write(path, sorted(rows, key=lambda r: [_number(r[c]) for c in KEY]), COLUMNS)
+    # A run that was killed between its curve and its row has run again.
+    if points := tables.read(folder / "curves.csv", CURVE):
+        unique = {tuple(point.values()): point for point in points}
+        tables.write(
+            folder / "curves.csv", [unique[k] for k in sorted(unique, key=lambda k: [*map(_number, k)])], CURVE
+        )
+
+
+def _number(text: str) -> tuple[float, str]:
+    try:
+        return float(text), ""
+    except ValueError:
+        return float("inf"), text
+
+
+def untuned(worlds: Path, number: int = 0) -> dict[str, float]:
+    """Score of the base before any tuning, and chance."""
+    base, tokenizer, world, _ = _base(str(worlds), number)
+    found = score(base, tokenizer, world.questions("test"))
+    return {**asdict(found), "chance": chance(world.questions("test"))}
+
+
+def _claim(folder: Path, experiment: Experiment, worlds: Path, fresh: bool) -> None:
+    """Make the folder this experiment's, or stop if it is another's."""
+    path = folder / "study.json"
+    configuration = json.loads(json.dumps(asdict(experiment)))
+    if fresh:
+        for name in (*(f"{t}.csv" for t in TABLES), "curves.csv", "claims.csv", "study.json"):
+            (folder / name).unlink(missing_ok=True)
+    if path.is_file():
+        known = json.loads(path.read_text())["experiment"]
+        if wrong := [k for k in configuration if known.get(k) != configuration[k]]:
+            raise StudyError(
+                f"{folder} has a study of another configuration ({wrong[0]} {known.get(wrong[0])} instead of "
+                f"{configuration[wrong[0]]}); name another folder by --out, or start anew with --fresh"
+            )
+        return
+    text = {"experiment": configuration, "untuned": untuned(worlds), "provenance": provenance()}
+    write_atomic(path, json.dumps(text, indent=1) + "\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, exit code 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    parser = _Parser(
+        prog="study.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="the full study instead of the quick twin")
+    parser.add_argument("--size", choices=("small", "large"), default="small", help="large: the world of the GPU tier")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=" ".join(TABLES))
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="W", help="processes, one thread each"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda with --workers 1")
+    parser.add_argument("--worlds", type=Path, default=pretrain.WORLDS, metavar="DIR", help="results/llm/worlds")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results/scratch/llm; --full: results/llm")
+    parser.add_argument("--fresh", action="store_true", help="forget the rows that are there")
+    arguments = parser.parse_args(argv)
+    if arguments.workers < 1:
+        parser.error(f"--workers must be at least 1; got {arguments.workers}")
+    large = arguments.size == "large"
+    full = arguments.full or large
+    folder = arguments.out or (COMMITTED / "large" if large else COMMITTED if full else SCRATCH / "llm")
+    experiment = LARGE if large else FULL if full else QUICK
+    worlds = arguments.worlds / "large" if large else arguments.worlds
+    try:
+        if arguments.device != "cpu" and not torch.cuda.is_available():
+            raise StudyError(f"--device {arguments.device} needs a GPU, and torch sees none; leave --device out")
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, experiment, worlds, arguments.fresh)
+        with Runner(experiment, folder, worlds, arguments.workers, arguments.device) as runner:
+            study(experiment, folder, runner, arguments.tables, None if full else COMMITTED)
+    except (StudyError, tables.TableError, OSError) as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""The study of arms: configuration, resumption, independence of workers, choice of rates, bad input."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common import tables
+from common.paths import RESULTS, ROOT
+from llm import methods, pretrain, study
+from llm.experiments import ARMS, FULL, LARGE, MAIN, QUICK, Cell, ablations, rate, sample_efficiency, tuning
+from llm.pretrain import Pretraining
+from llm.world import World
+
+WORLD = World(train=20, validation=3, test=5, asked=8)
+TINY = replace(
+    QUICK, steps=3, batch_size=4, fractions=(0.5, 1.0), arms=("linear", "random_init"), exponents=(-2.0, -1.0)
+)
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """A tiny base with random weights."""
+    folder = tmp_path_factory.mktemp("worlds")
+    settings = Pretraining(hidden=16, layers=3, heads=2)
+    pretrain.write(pretrain.build(WORLD, settings).to(torch.bfloat16), WORLD, settings, [], folder / "0")
+    return folder
+
+
+def plain(path):
+    """Rows without their times."""
+    return [{c: v for c, v in row.items() if c != "seconds"} for row in tables.read(path, study.COLUMNS)]
+
+
+def test_configurations_are_consistent():
+    for experiment in (FULL, QUICK, LARGE):
+        assert set(experiment.arms) | set(experiment.matched) <= set(ARMS)
+        assert set(MAIN) == set(experiment.arms)
+        assert not set(experiment.tuning_seeds) & {*experiment.seeds, *experiment.ablation_seeds}
+        assert experiment.tuning_fraction in experiment.fractions or experiment is QUICK
+    assert len(FULL.seeds) >= 5
+    assert FULL.fractions == (0.01, 0.1, 0.3, 0.5, 1.0)
+    cells = [*sample_efficiency(FULL), *ablations(FULL)]
+    with_rate = [
+        replace(c, learning_rate=c.learning_rate if isinstance(c.learning_rate, float) else 0.1) for c in cells
+    ]
+    assert len({study._key(c) for c in with_rate}) == len(cells)
+
+
+def test_matched_arms_have_as_many_parameters():
+    base = pretrain.build(World(), Pretraining())
+    count = {
+        name: methods.counts(methods.apply(study.copy.deepcopy(base), ARMS[name].method, ARMS[name].options))[
+            "trainable"
+        ]
+        for name in ("linear", "nonlinear", "linear_matched", "nonlinear_matched")
+    }
+    assert count["linear_matched"] == pytest.approx(count["nonlinear"], rel=0.005)
+    assert count["nonlinear_matched"] == pytest.approx(count["linear"], rel=0.01)
+
+
+def test_every_ablation_trains(worlds):
+    """One cell of each setting of each ablation, but for worlds, which this test has one of."""
+    seen = {}
+    for cell in ablations(FULL):
+        options = {k: min(v, 3) if k == "layers" else v for k, v in cell.options.items()}
+        seen.setdefault((cell.ablation, cell.setting, cell.arm), replace(cell, options=options, world=0))
+    for cell in seen.values():
+        row, curve = study.run(replace(cell, learning_rate=0.01, fraction=0.1), TINY, str(worlds))
+        assert row["status"] == "finished", (cell, row)
+        assert 0 <= row["multiple_choice"] <= 1
+        assert bool(curve) == (cell.epochs is not None)
+        if cell.epochs:
+            assert [point["epoch"] for point in curve] == [1, 2, 3, 4, 5]
+
+
+def test_a_gate_that_is_off_does_not_train(worlds):
+    gate, other = (
+        study.run(Cell("linear", 1.0, 0, 0.1, ablation="gate", setting=s, gate=g), TINY, str(worlds))[0]
+        for s, g in (("on", None), ("off", 1.0))
+    )
+    assert other["trainable"] == gate["trainable"] - 2 * 1
+    assert other["held_out_loss"] != gate["held_out_loss"]
+
+
+def test_rows_do_not_depend_on_workers_and_resume(worlds, tmp_path, capsys):
+    def run(folder, workers, wanted=study.TABLES):
+        folder.mkdir(exist_ok=True)
+        with study.Runner(TINY, folder, worlds, workers, "cpu") as runner:
+            study.study(TINY, folder, runner, wanted)
+
+    run(tmp_path / "one", 1)
+    first = {name: plain(tmp_path / "one" / f"{name}.csv") for name in ("tuning", "sample_efficiency")}
+    assert [len(rows) for rows in first.values()][1] == 8
+    assert len(first["tuning"]) >= 8
+    # The second folder has been stopped in the middle of either table.
+    (tmp_path / "two").mkdir()
+    tables.write(
+        tmp_path / "two" / "tuning.csv",
+        tables.read(tmp_path / "one" / "tuning.csv", study.COLUMNS)[::2],
+        study.COLUMNS,
+    )
+    run(tmp_path / "two", 2)
+    for name, rows in first.items():
+        assert plain(tmp_path / "two" / f"{name}.csv") == rows
+    before = (tmp_path / "two" / "sample_efficiency.csv").read_bytes()
+    run(tmp_path / "two", 2)
+    assert (tmp_path / "two" / "sample_efficiency.csv").read_bytes() == before
+    assert "learning rates: linear" in capsys.readouterr().out
+
+
+def fake(table, accuracies):
+    """Rows of a tuning with these accuracies of (arm, rate)."""
+    for (arm, learning_rate), (accuracy, loss) in accuracies.items():
+        for seed in (100, 101):
+            row = dict.fromkeys(study.COLUMNS, "") | {"arm": arm, "learning_rate": learning_rate, "seed": seed}
+            row |= {"fraction": 0.3, "accuracy": accuracy, "held_out_loss": loss, "status": "finished", "world": 0}
+            table.add(row)
+
+
+def test_best_rate_and_common_rate(tmp_path):
+    table = study.Table(tmp_path, "tuning")
+    curve = {("linear", 0.01): (0.5, 1.0), ("linear", 0.1): (0.7, 0.9), ("linear", 1.0): (0.7, 0.8)}
+    other = {("lora", 0.01): (0.9, 0.1), ("lora", 0.1): (0.3, 1.0), ("lora", 1.0): (0.1, 2.0)}
+    fake(table, curve | other)
+    assert study.best(table, "linear") == (1.0, True)  # a tie of accuracies, decided by the loss
+    assert study.best(table, "lora") == (0.01, True)
+    assert study.best(table, "full") is None
+    assert study.common_rate(table, ["linear", "lora"]) == 0.01
+    row = dict.fromkeys(study.COLUMNS, "") | {"arm": "linear", "learning_rate": 1.0, "seed": 102, "status": "diverged"}
+    table.add(row | {"fraction": 0.3, "accuracy": "nan", "world": 0})
+    assert study.best(table, "linear") == (0.1, False)
+
+
+def test_grid_is_widened_until_no_best_is_at_its_edge(worlds, tmp_path):
+    class Faked:
+        def fill(self, table, cells, name):
+            fake(table, {(c.arm, c.learning_rate): (1 - abs(c.learning_rate - 31.6) / 1000, 1.0) for c in cells})
+
+    experiment = replace(TINY, arms=("linear",))
+    table = study.Table(tmp_path, "tuning")
+    Faked().fill(table, tuning(experiment, experiment.exponents, "linear"), "")
+    study._widen(experiment, table, Faked(), experiment.arms)
+    assert study.best(table, "linear") == (rate(1.5), False)
+    assert max(study._rates(table, "linear")) == rate(2.0)
+
+
+def test_a_diverged_run_is_a_row_without_a_score(worlds):
+    row, _ = study.run(Cell("full", 1.0, 0, 1e38), TINY, str(worlds))
+    assert row["status"] == "diverged"
+    assert row["accuracy"] != row["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--tables", "nonsense"], "invalid choice: 'nonsense'"),
+        (["--device", "cuda"], "needs a GPU"),
+        (["--worlds", "nowhere"], "python llm/pretrain.py --out"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_code_2(arguments, message, capsys, tmp_path):
+    if arguments[0] == "--device" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here, so asking for one is no error")
+    with pytest.raises(SystemExit) as stopped:
+        study.main([*arguments, "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_of_another_configuration_is_refused(worlds, tmp_path):
+    study._claim(tmp_path, TINY, worlds, False)
+    study._claim(tmp_path, TINY, worlds, False)
+    with pytest.raises(study.StudyError, match=r"another configuration \(steps 3 instead of 4\)"):
+        study._claim(tmp_path, replace(TINY, steps=4), worlds, False)
+    study._claim(tmp_path, replace(TINY, steps=4), worlds, True)
+
+
+@pytest.mark.skipif(not (RESULTS / "llm" / "worlds" / "0").is_dir(), reason="results/llm/worlds/0 is not there")
+@pytest.mark.slow
+def test_killed_at_any_moment_it_resumes(tmp_path):
+    command = [sys.executable, str(ROOT / "llm" / "study.py"), "--out", str(tmp_path), "--workers", "2"]
+    for seconds in (15, 25, 35):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        tables.read(tmp_path / "sample_efficiency.csv", study.COLUMNS)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([*command[:-4], "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    assert plain(tmp_path / "sample_efficiency.csv") == plain(tmp_path / "whole" / "sample_efficiency.csv")
