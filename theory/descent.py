@@ -198,7 +198,8 @@ def _levenberg_marquardt(
     damping, growth, passes = 1e-3, 2.0, 1
     while True:
         low, high = theta <= lower + EDGE, theta >= upper - EDGE
-        held = (low & (gradient > 0)) | (high & (gradient < 0))
+        pull = _pull(layout, gradient, low | high)
+        held = (low & (pull > 0)) | (high & (pull < 0))
         basis = _free_basis(layout, held, np.eye(layout.size))
         variance = sse / problem.freedom
         decrement = _decrement(basis.T @ gradient, basis.T @ gram @ basis) / max(variance, np.finfo(float).tiny)
@@ -267,6 +268,19 @@ def _moved(layout: Layout, theta: np.ndarray, step: np.ndarray, pairs, held: np.
             new[tied] = theta[tied] + new[loose].mean() - theta[loose].mean()
         new[layout.b] -= new[layout.b].mean()
     return new
+
+
+def _pull(layout: Layout, gradient: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Gradient whose sign says whether a coordinate at its bound stays there.
+
+    With a softmax of its own biases sum to 0: one of them moves at the cost of those that are not at their bound.
+    """
+    loose = layout.b[~bound[layout.b]]
+    if layout.joint or not len(loose):
+        return gradient
+    pull = gradient.copy()
+    pull[layout.b] -= gradient[loose].mean()
+    return pull
 
 
 def _free_basis(layout: Layout, held: np.ndarray, J: np.ndarray) -> np.ndarray:

@@ -15,9 +15,10 @@ is the fall of SSE, in units of the noise variance, that the linearised problem 
 under 1e-4. The paper leaves the algorithm open; everything here is our choice.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 
@@ -102,13 +103,13 @@ def fit(
     Raises
     ------
     ValueError
-        If an array has the wrong shape or is not finite, or a start lacks a parameter of this gate.
+        If an array has the wrong shape or is not finite, or a start is not or lacks a parameter of this gate.
     """
     if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
         x, y = np.asarray(x), np.asarray(y)
         model.check_data(x, y)
         x, y = (np.array_split(a, max(1, len(x) // CHUNK)) for a in (x, y))
-    data = reduce(model, x if y is None else zip(x, y, strict=True))
+    data = reduce(model, x if y is None else _pairs(x, y))
     return fit_reduced(model, data, start, box, truth, explore, max_iterations)
 
 
@@ -125,6 +126,8 @@ def fit_reduced(
     starts, box = [start] if isinstance(start, Prompts) else list(start), box or Box()
     for prompts in starts:
         model.check_prompts(prompts)
+        if not all(np.isfinite(v).all() for v in vars(prompts).values() if v is not None):
+            raise ValueError(f"a start must be finite; got {prompts}")
     if len({len(s) for s in starts}) != 1:
         raise ValueError(f"starts must all have the same number of prompts; got {[len(s) for s in starts]}")
     layout, sigma = Layout(model, len(starts[0])), model.activation
@@ -154,6 +157,16 @@ def fit_reduced(
         decrement=best.decrement,
         at_bound=tuple(np.array(layout.names)[best.at_bound]),
     )
+
+
+def _pairs(x: Iterable, y: Iterable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of x and y side by side."""
+    for number, (a, b) in enumerate(zip_longest(x, y)):
+        if a is None or b is None:
+            more, fewer, chunk = ("y", "x", b) if a is None else ("x", "y", a)
+            shape = np.asarray(chunk).shape
+            raise ValueError(f"x and y must have as many chunks; {fewer} has {number}, then {more} has one {shape}")
+        yield a, b
 
 
 def _from_q(sigma, prompts: Prompts, box: Box) -> Prompts:

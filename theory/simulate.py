@@ -244,6 +244,8 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Stu
             parser.error(f"--sizes must exceed the {parameters} parameters of {name}; got {study.sizes[0]}")
         studies.append(study)
     folder = a.out or (RESULTS / "theory" if a.full else SCRATCH / "theory")
+    if a.list:
+        return a, studies, folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / ".writable", "")
