@@ -1,0 +1,108 @@
+"""Rows of instruction data, from a local file or the Hugging Face hub."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("instruction", "input", "output")
+FORMATS = (".json", ".jsonl", ".parquet")
+
+Row = dict[str, str]
+
+
+def read(source: str | os.PathLike, split: str = "train") -> list[Row]:
+    """Rows of a local file, or of a data set on the Hugging Face hub.
+
+    Parameters
+    ----------
+    source : path or str
+        A .json file (one list of rows), .jsonl (a row per line) or .parquet; or a hub id such as tatsu-lab/alpaca.
+    split : str
+        Which part of a data set on the hub.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ConnectionError
+        If the data set cannot be had from the hub.
+    ValueError
+        If the file cannot be read, has no rows, or lacks a column; a missing `input` is an empty one.
+    """
+    path = Path(source)
+    if path.is_file() or path.suffix.lower() in FORMATS or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        found = _read_file(path)
+    else:
+        found = _read_hub(str(source), split)
+    if not found:
+        raise ValueError(f"{source} must have at least one row; it is empty")
+    return [_row(row, number, source) for number, row in enumerate(found, 1)]
+
+
+def _read_file(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no data file at {path}; give the path of a {', '.join(FORMATS)} file, or a hub id (tatsu-lab/alpaca)"
+        )
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        from pyarrow import ArrowException, parquet
+
+        try:
+            return parquet.read_table(path).to_pylist()
+        except ArrowException as error:
+            raise ValueError(f"{path} is damaged or not a Parquet file: {error}") from error
+    if suffix not in FORMATS:
+        raise ValueError(f"a data file must end in {', '.join(FORMATS)}; got {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text; {error}") from error
+    if suffix == ".jsonl":
+        lines = text.split("\n")  # not splitlines: JSON strings may hold other line ends, such as U+2028
+        return [_parse(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    found = _parse(text, path)
+    if not isinstance(found, list):
+        raise ValueError(f"{path} must hold one list of rows; got {type(found).__name__}")
+    return found
+
+
+def _parse(text: str, path: Path, line: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = line or error.lineno
+        hint = "; a file with a row per line must end in .jsonl" if error.msg == "Extra data" and line is None else ""
+        raise ValueError(f"{path} is not JSON at line {place}, column {error.colno}: {error.msg}{hint}") from error
+
+
+def _read_hub(name: str, split: str) -> list[Any]:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, split=split).to_list()  # type: ignore[union-attr]
+    except ValueError as error:
+        raise ValueError(f"the hub's data set {name} must have a split {split!r}: {error}") from error
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConnectionError(
+            f"there is no local file {name}, and the hub does not give a data set of this name ({reason}); without a "
+            "network download it elsewhere and give the path of its .json, .jsonl or .parquet file"
+        ) from error
+
+
+def _row(row: Any, number: int, source: object) -> Row:
+    if not isinstance(row, dict) or not {"instruction", "output"} <= row.keys():
+        found = ", ".join(map(str, row)) if isinstance(row, dict) else f"a {type(row).__name__}"
+        raise ValueError(
+            f"every row must have the columns instruction and output (and input, if any); row {number} of {source} has "
+            f"{found or 'none'}; rename its columns"
+        )
+    values = {column: row.get(column) for column in COLUMNS}
+    values["input"] = "" if values["input"] is None else values["input"]
+    for column, value in values.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{column} must be a string; row {number} of {source} has {value!r}")
+    return values  # type: ignore[return-value]
