@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw every figure: execute the notebooks on a folder of results, and stop at the first assertion that fails."""
+"""Draw every figure: execute the notebooks on folders of results, and stop at the first assertion that fails."""
 
 import sys
 from pathlib import Path
@@ -24,8 +24,8 @@ class DrawError(RuntimeError):
     """A notebook that failed: which one, in which cell, and why."""
 
 
-def execute(notebook: Path, results: Path, out: Path) -> None:
-    """Execute a notebook on a folder of results; figures and their numbers go to `out`, the notebook stays as it is.
+def execute(notebook: Path, results: Path, out: Path, llm_results: Path = RESULTS / "llm") -> None:
+    """Execute a notebook on folders of results; figures and their numbers go to `out`, the notebook stays as it is.
 
     Raises
     ------
@@ -40,9 +40,9 @@ def execute(notebook: Path, results: Path, out: Path) -> None:
         resources={"metadata": {"path": str(notebook.parent)}},
         extra_arguments=["--log-level=ERROR"],  # it warns of plain TCP, which is that of this machine to itself
     )
-    folders = {"ZIA_RESULTS": str(results.resolve()), "ZIA_FIGURES": str(out.resolve())}
+    folders = {"ZIA_RESULTS": results, "ZIA_LLM_RESULTS": llm_results, "ZIA_FIGURES": out}
     try:
-        client.execute(env=os.environ | folders)
+        client.execute(env=os.environ | {name: str(folder.resolve()) for name, folder in folders.items()})
     except CellExecutionError as error:
         raise DrawError(f"{notebook.name}, {_failed(content)}: {error.ename}: {error.evalue}") from error
     except (CellTimeoutError, DeadKernelError) as error:
@@ -68,12 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="draw.py", description=__doc__)
     parser.add_argument("notebook", nargs="*", metavar="NOTEBOOK", help=f"all of them if none is named: {names}")
     parser.add_argument("--results", type=Path, default=RESULTS / "theory", metavar="DIR", help="results/theory")
+    parser.add_argument("--llm-results", type=Path, default=RESULTS / "llm", metavar="DIR", help="results/llm")
     parser.add_argument("--out", type=Path, default=FIGURES, metavar="DIR", help="figures/out")
     arguments = parser.parse_args(argv)
     if unknown := [name for name in arguments.notebook if name not in names]:
         parser.error(f"no notebook is called {unknown[0]}; there are {', '.join(names)}")
-    if not arguments.results.is_dir():
-        parser.error(f"--results must be a folder of results; {arguments.results} is none")
+    for option, folder in (("--results", arguments.results), ("--llm-results", arguments.llm_results)):
+        if not folder.is_dir():
+            parser.error(f"{option} must be a folder of results; {folder} is none")
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arguments.notebook or names:
         began = time.perf_counter()
         try:
-            execute(NOTEBOOKS / f"{name}.ipynb", arguments.results, arguments.out)
+            execute(NOTEBOOKS / f"{name}.ipynb", arguments.results, arguments.out, arguments.llm_results)
         except DrawError as error:
             print(f"draw.py: error: {error}", file=sys.stderr)
             return 1

@@ -1,0 +1,240 @@
+"""The study on the small world drawn: accuracy against data, rates and options, with intervals over seeds."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter
+
+from figures.llm import COMMANDS, MATCHED_PAIRS, Measured, band, best_rates, common_rate
+from figures.published import LOSS, published_gaps
+from figures.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
+from llm.claims import interval
+from llm.experiments import PROMPT_ARMS
+
+LOOK = {
+    "nonlinear": Mark("non-linear", VERMILION, "o"),
+    "linear": Mark("linear", BLUE, "s"),
+    "random_init": Mark("random-init", BLACK, "X"),
+    "nonlinear_shared": Mark("non-linear, shared", PURPLE, "D", True),
+    "lora": Mark("LoRA", GREEN, "^", True),
+    "full": Mark("full fine-tuning", ORANGE, "v", True),
+    "linear_matched": Mark("linear, matched", SKY, "s", True),
+    "nonlinear_matched": Mark("non-linear, matched", ORANGE, "o", True),
+}
+DASHED = (0, (4, 2))
+
+
+def lines(ax: Axes, rows: list[dict], arms: Sequence[str], quantity: str = "accuracy") -> list[dict]:
+    """A line for each arm against the fraction of the data, with intervals; the numbers of the picture."""
+    numbers = []
+    for i, arm in enumerate(arms):
+        mine = band(rows, arm, quantity)
+        _line(ax, mine, LOOK[arm], i - (len(arms) - 1) / 2)
+        numbers += [{"quantity": quantity, "arm": arm, "minus": ""} | r for r in mine]
+    _axis_of_data(ax, numbers)
+    return numbers
+
+
+def gaps(ax: Axes, rows: list[dict], pairs: Sequence[tuple[str, str]], marks: Sequence[Mark]) -> list[dict]:
+    """Accuracy of a first arm minus that of a second, paired by seed, against the fraction; what was published too.
+
+    Published gaps are stars; they are of LLaMA on ARC, so their sign and order may be compared and not their size.
+    """
+    ax.axhline(0, color=GRAY, linewidth=0.7)
+    numbers = []
+    for i, ((first, second), mark) in enumerate(zip(pairs, marks, strict=True)):
+        mine = band(rows, first, minus=second)
+        _line(ax, mine, mark, i - (len(pairs) - 1) / 2)
+        numbers += [{"quantity": "accuracy", "arm": first, "minus": second} | r for r in mine]
+    _axis_of_data(ax, numbers)
+    return numbers
+
+
+def stars(ax: Axes, first: str, second: str, size: str, colour: str) -> None:
+    """Published gaps of one pair; the legend has their values in points, with the share of the data in brackets."""
+    at, points = zip(*sorted(published_gaps(first, second, size).items()), strict=True)
+    words = ", ".join(f"{y:+.2f} ({100 * x:g})".replace("-", "\N{MINUS SIGN}") for x, y in zip(at, points, strict=True))
+    look = {"marker": "*", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 0.7}
+    ax.plot(at, np.array(points) / 100, color=colour, linestyle="", zorder=5, label=f"{size}: {words}", **look)
+
+
+def sample_efficiency(measured: Measured) -> tuple[Figure, list[dict]]:
+    """Every arm at its own best rate: exact answers, multiple choice, and the paired gaps to random-init."""
+    drawn, (left, middle, right) = figure(PAGE, 3.5, 1, 3)
+    numbers = []
+    for ax, quantity, title in ((left, "accuracy", "exact answer"), (middle, "multiple_choice", "multiple choice")):
+        numbers += lines(ax, measured.efficiency, measured.arms, quantity)
+        ax.axhline(measured.untuned["chance"], color=GRAY, linewidth=0.8, linestyle=":")
+        ax.axhline(measured.untuned[quantity], color=GRAY, linewidth=0.8, linestyle=DASHED)
+        ax.set(title=title, ylim=(-0.03, 1.03))
+    left.set_ylabel("accuracy on held-out people, %")
+    zero_init = [arm for arm in ("nonlinear", "linear", "nonlinear_shared") if arm in measured.arms]
+    pairs = [(arm, "random_init") for arm in zero_init]
+    numbers += gaps(right, measured.efficiency, pairs, [LOOK[a] for a in zero_init])
+    for arm in ("nonlinear", "linear"):
+        stars(right, arm, "random_init", "7B", LOOK[arm].colour)
+    right.set(title="minus random-init, points")
+    _room_above(right, 0.3)
+    _published_key(right)
+    extra = [
+        Line2D([], [], color=GRAY, linewidth=0.8, linestyle=DASHED, label="base, untuned"),
+        Line2D([], [], color=GRAY, linewidth=0.8, linestyle=":", label="guessing"),
+    ]
+    key(drawn, measured.arms, extra)
+    return drawn, numbers
+
+
+def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
+    """The prompt arms at their own best rates, at one rate, and with as many parameters; below, non-linear - linear."""
+    drawn, axes = figure(PAGE, 5.0, 2, 3, sharey="row")
+    matched = ("linear_matched", "nonlinear_matched")
+    both = [*measured.efficiency, *measured.ablation("matched")]
+    columns = [
+        ("own best rates", measured.efficiency, PROMPT_ARMS, [("nonlinear", "linear")]),
+        ("one rate for all", measured.ablation("common_rate"), PROMPT_ARMS, [("nonlinear", "linear")]),
+        (
+            "equal parameters",
+            both if measured.ablation("matched") else [],
+            ("linear", "nonlinear", *matched),
+            MATCHED_PAIRS,
+        ),
+    ]
+    numbers, marks = [], [LOOK["nonlinear"], LOOK["nonlinear_matched"]]
+    for upper, lower, (title, rows, arms, pairs) in zip(axes[:3], axes[3:], columns, strict=True):
+        upper.set(title=title, ylim=(-0.03, 1.03))
+        if not rows:
+            for ax in (upper, lower):
+                not_run(ax, "ablations")
+            continue
+        numbers += [{"panel": title} | r for r in lines(upper, rows, arms)]
+        numbers += [{"panel": title} | r for r in gaps(lower, rows, pairs, marks[: len(pairs)])]
+    for size, colour in (("7B", VERMILION), ("13B", BLACK)):
+        stars(axes[3], "nonlinear", "linear", size, colour)
+    _room_above(axes[3], 0.35)
+    _published_key(axes[3])
+    if measured.ablation("matched"):
+        names = [f"{LOOK[a].label} \N{MINUS SIGN} {LOOK[b].label}" for a, b in MATCHED_PAIRS]
+        handles = [Line2D([], [], label=n, **m.points) for n, m in zip(names, marks, strict=True)]
+        axes[5].legend(handles=handles, loc="upper left", fontsize=7)
+    axes[0].set_ylabel("exact answers, %")
+    axes[3].set_ylabel("non-linear minus linear, points")
+    key(drawn, ("nonlinear", "linear", "random_init", *matched), columns=3)
+    return drawn, numbers
+
+
+def learning_rates(measured: Measured) -> tuple[Figure, list[dict]]:
+    """Validation accuracy of every arm against the learning rate; stars are the best, the line is the common rate."""
+    best = best_rates(measured.tuning)
+    if not best:
+        drawn, (ax,) = figure(PAGE, 1.5)
+        not_run(ax, "tuning")
+        return drawn, [{"arm": "", "learning_rate": np.nan, "status": "not run"}]
+    rows = -(-len(best) // 4)
+    drawn, axes = figure(PAGE, 0.3 + 1.7 * rows, rows, 4, sharex=True, sharey=True)
+    numbers = []
+    shared = common_rate(measured.tuning) if set(PROMPT_ARMS) <= set(best) else None
+    for ax, arm in zip(axes, best, strict=False):
+        mine = [r for r in measured.tuning if r["arm"] == arm]
+        x = sorted({r["learning_rate"] for r in mine})
+        mean = [float(np.mean([r["accuracy"] for r in mine if r["learning_rate"] == rate])) for rate in x]
+        if shared is not None:
+            ax.axvline(shared, color=GRAY, linewidth=0.7, linestyle=DASHED)
+        ax.plot([r["learning_rate"] for r in mine], [r["accuracy"] for r in mine], ".", color=GRAY, markersize=3)
+        ax.plot(x, mean, **LOOK[arm].points)
+        top = float(best[arm]["best rate"])
+        ax.plot(top, best[arm]["accuracy"], "*", color=LOOK[arm].colour, markersize=9, markeredgecolor="white")
+        ax.text(0.03, 0.97, f"best {top:g}", transform=ax.transAxes, va="top")
+        ax.set(xscale="log", title=LOOK[arm].label, ylim=(-0.03, 1.25))
+        ax.xaxis.set_major_locator(LogLocator(numticks=4))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+        numbers += [
+            {"arm": arm, "learning_rate": r["learning_rate"], "seed": r["seed"], "accuracy": r["accuracy"]}
+            | {"held_out_loss": r["held_out_loss"], "status": r["status"], "best": r["learning_rate"] == top}
+            for r in mine
+        ]
+    for ax in axes[len(best) :]:
+        ax.set_axis_off()
+    drawn.supxlabel("peak learning rate", size=8)
+    drawn.supylabel("exact answers on validation people, %", size=8)
+    return drawn, numbers
+
+
+def loss_curves(measured: Measured) -> tuple[Figure, list[dict]]:
+    """Mean training loss of each epoch, published and here, each on a scale of its own."""
+    drawn, (left, right) = figure(PAGE, 2.9, 1, 2)
+    numbers = []
+    epochs = np.arange(1, 6)
+    for arm, loss in LOSS.items():
+        left.plot(epochs, loss, label=LOOK[arm].label, **LOOK[arm].points)
+        numbers += [
+            {"source": "published", "arm": arm, "epoch": int(e), "value": x, "low": np.nan, "high": np.nan}
+            for e, x in zip(epochs, loss, strict=True)
+        ]
+    whole = [r for r in measured.curves if r["fraction"] == 1.0]
+    for arm in dict.fromkeys(r["arm"] for r in whole):
+        mine = [r for r in whole if r["arm"] == arm]
+        found = []
+        for step in sorted({r["step"] for r in mine}):
+            there = [r for r in mine if r["step"] == step]
+            value, low, high = interval(np.array([r["train_loss"] for r in there]))
+            found.append({"epoch": round(there[0]["epoch"]), "value": value, "low": low, "high": high})
+        x, y, low, high = (np.array([r[k] for r in found]) for k in ("epoch", "value", "low", "high"))
+        right.vlines(x, low, high, color=LOOK[arm].colour, linewidth=0.8)
+        right.plot(x, y, **LOOK[arm].points)
+        numbers += [{"source": "small world", "arm": arm} | r for r in found]
+    left.set(title="published: LLaMA-7B, Alpaca", ylabel="mean training loss")
+    right.set_title("small world, other scale")
+    if not whole:
+        not_run(right, "ablations")
+    for ax in (left, right) if whole else (left,):
+        ax.set(xlabel="epoch", yscale="log", xticks=epochs)
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
+        ax.yaxis.set_major_formatter("{x:g}")
+    key(drawn, tuple(LOSS))
+    return drawn, numbers
+
+
+def not_run(ax: Axes, table: str) -> None:
+    """An empty panel that says what fills it."""
+    words = COMMANDS[table].replace(" --full", "\n--full")
+    ax.text(0.5, 0.5, f"not run:\n{words}", transform=ax.transAxes, ha="center", va="center", color=GRAY, size=7)
+    ax.set_axis_off()
+
+
+def key(drawn: Figure, arms: Sequence[str], extra: Sequence[Line2D] = (), columns: int = 4) -> None:
+    """Names of the arms, and of further lines, below the panels."""
+    handles = [Line2D([], [], label=LOOK[arm].label, **LOOK[arm].points) for arm in arms]
+    drawn.legend(handles=[*handles, *extra], loc="outside lower center", ncols=columns)
+
+
+def _line(ax: Axes, points: list[dict], mark: Mark, place: float) -> None:
+    if not points:
+        return
+    x, y, low, high = (np.array([r[k] for r in points]) for k in ("fraction", "value", "low", "high"))
+    x = x * 1.05**place  # side by side, or intervals hide one another
+    ax.vlines(x, low, high, color=mark.colour, linewidth=0.8)
+    ax.plot(x, y, zorder=3, **mark.points)
+
+
+def _axis_of_data(ax: Axes, numbers: Iterable[dict]) -> None:
+    fractions = sorted({r["fraction"] for r in numbers})
+    ax.set(xscale="log", xlabel="share of the data, %")
+    ax.xaxis.set_major_locator(FixedLocator(fractions))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(PercentFormatter(1, symbol="", decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, symbol="", decimals=0))
+
+
+def _room_above(ax: Axes, share: float) -> None:
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom, top + share * (top - bottom))
+
+
+def _published_key(ax: Axes) -> None:
+    ax.legend(loc="upper left", title="published, LLaMA on ARC", alignment="left", handlelength=0.8, fontsize=7)
