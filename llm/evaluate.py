@@ -30,6 +30,7 @@ import torch
 
 from common.paths import ROOT, SCRATCH
 from llm import inference, journal, protocol, tasks
+from llm.decoding import DECODINGS, Decoding
 from llm.modules import GATE_ACTIVATIONS
 
 SUPER_GLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
@@ -114,8 +115,8 @@ def _evaluate(a: argparse.Namespace, model: Any, tokenizer: Any, task: str, path
     )
 
 
-def _decoding(a: argparse.Namespace) -> inference.Decoding:
-    return replace(inference.DECODINGS[a.decoding], max_new_tokens=a.max_new_tokens, seed=a.seed)
+def _decoding(a: argparse.Namespace) -> Decoding:
+    return replace(DECODINGS[a.decoding], max_new_tokens=a.max_new_tokens, seed=a.seed)
 
 
 def _configuration(a: argparse.Namespace, model: Any) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--limit", type=int, metavar="N", help="only the first N items of a task, or of a subject of MMLU")
     p.add_argument(
         "--decoding",
-        choices=inference.DECODINGS,
+        choices=DECODINGS,
         default="greedy",
         help="paper: greedy, or sampling at temperature 0.1 with top-p 0.75 as published (greedy)",
     )

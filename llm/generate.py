@@ -23,7 +23,9 @@ from tqdm import tqdm
 from transformers import TextStreamer
 
 from llm import data, inference, journal
+from llm.decoding import DECODINGS, Decoding, generate, token_ids
 from llm.evaluate import Parser, add_model_arguments, label
+from llm.rows import _read_file
 
 EXAMPLES = """examples:
   python llm/generate.py --model models/llama-7b --adapter runs/nonlinear/adapter
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, tokenizer = inference.load(
             a.model, a.adapter, gate_activation=a.gate_activation, precision=a.precision, device=a.device
         )
-        decoding = replace(inference.DECODINGS[a.decoding], max_new_tokens=a.max_new_tokens, seed=a.seed)
+        decoding = replace(DECODINGS[a.decoding], max_new_tokens=a.max_new_tokens, seed=a.seed)
         if a.file:
             unfit = answer_file(a, model, tokenizer, rows, decoding)
             print(f"{len(rows)} answers in {a.out}" + (f"; {unfit} instructions do not fit the model" if unfit else ""))
@@ -60,18 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def answer(
-    model: Any, tokenizer: Any, instruction: str, input: str, decoding: inference.Decoding, key: int = 0
-) -> None:
+def answer(model: Any, tokenizer: Any, instruction: str, input: str, decoding: Decoding, key: int = 0) -> None:
     """Print the answer to one instruction as it comes."""
-    ids = inference.token_ids(tokenizer, data.prompt(instruction, input))
+    ids = token_ids(tokenizer, data.prompt(instruction, input))
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    found = inference.generate(model, tokenizer, [ids], decoding, [key], streamer)
+    found = generate(model, tokenizer, [ids], decoding, [key], streamer)
     if found[0].cut:
         print("(cut: the answer is as long as --max-new-tokens or the model's context allow)", file=sys.stderr)
 
 
-def chat(model: Any, tokenizer: Any, decoding: inference.Decoding) -> None:
+def chat(model: Any, tokenizer: Any, decoding: Decoding) -> None:
     """Answer lines from the terminal until it is closed; Ctrl-C stops an answer, and with none, the program."""
     print("One instruction per line; Ctrl-D ends.", file=sys.stderr)
     number = 0
@@ -92,7 +92,7 @@ def chat(model: Any, tokenizer: Any, decoding: inference.Decoding) -> None:
 
 
 def answer_file(
-    a: argparse.Namespace, model: Any, tokenizer: Any, rows: list[dict[str, Any]], decoding: inference.Decoding
+    a: argparse.Namespace, model: Any, tokenizer: Any, rows: list[dict[str, Any]], decoding: Decoding
 ) -> int:
     """Write rows with their answers as `output` to a.out, in their order; how many instructions do not fit.
 
@@ -123,10 +123,10 @@ def answer_file(
     context, done = inference.context_length(model), len(journal.read(a.out))
     for start in tqdm(range(done, len(rows), a.batch_size), desc=a.file.name, unit="batch", mininterval=1):
         batch = rows[start : start + a.batch_size]
-        prompts = [inference.token_ids(tokenizer, data.prompt(row["instruction"], row["input"])) for row in batch]
+        prompts = [token_ids(tokenizer, data.prompt(row["instruction"], row["input"])) for row in batch]
         fit = [n for n, ids in enumerate(prompts) if len(ids) < context]
         keys = [start + n for n in fit]
-        found = inference.generate(model, tokenizer, [prompts[n] for n in fit], decoding, keys) if fit else []
+        found = generate(model, tokenizer, [prompts[n] for n in fit], decoding, keys) if fit else []
         outputs: list[dict[str, Any]] = [{"output": None} for _ in batch]
         for n, (text, cut) in zip(fit, found, strict=True):
             outputs[n] = {"output": text.strip(), "cut": cut}
@@ -136,7 +136,7 @@ def answer_file(
 
 def _instructions(path: Path) -> list[dict[str, Any]]:
     """Rows of a .json, .jsonl or .parquet file; any columns, `instruction` among them, and an `input` or none."""
-    rows = data._read_file(path)
+    rows = _read_file(path)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
             found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
@@ -156,7 +156,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--input", default="", metavar="TEXT", help="what the instruction is about, if anything")
     p.add_argument("--file", type=Path, metavar="PATH", help=".json, .jsonl or .parquet with instruction and input")
     p.add_argument("--out", type=Path, metavar="PATH", help="with --file: where to write, JSON lines")
-    p.add_argument("--decoding", choices=inference.DECODINGS, default="greedy", help="as in evaluate.py (greedy)")
+    p.add_argument("--decoding", choices=DECODINGS, default="greedy", help="as in evaluate.py (greedy)")
     p.add_argument("--max-new-tokens", type=int, default=512, metavar="T", help="longest answer (512)")
     p.add_argument("--batch-size", type=int, default=16, metavar="B", help="with --file: instructions at once (16)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling (0)")

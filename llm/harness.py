@@ -8,10 +8,12 @@ that do not fit the model's context, whose prompts the harness cuts on the left,
 import hashlib
 import json
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import datasets
@@ -21,6 +23,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models import huggingface
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks.hellaswag.utils import preprocess
+from lm_eval.tasks.qasper.metrics import f1_abstractive, normalize_answer
 from tqdm import tqdm
 
 from common.records import write_atomic
@@ -92,7 +95,8 @@ def evaluate(
         specs = _definitions(task) if data is None else _local_definitions(task, data, Path(folder))
         lm = _Resumed(model, tokenizer, batch_size, responses, task)
         try:
-            loaded: Any = TaskManager(include_defaults=False).load([str(spec) for spec in specs])
+            with _squad_metrics():
+                loaded: Any = TaskManager(include_defaults=False).load([str(spec) for spec in specs])
             for definition in loaded["tasks"].values():
                 definition.set_config("num_fewshot", SHOTS.get(task, 0))
                 definition.set_fewshot_seed(DEFAULT_OTHER_SEED)
@@ -235,7 +239,6 @@ def _summary(task: str, records: list[dict[str, Any]], results: dict[str, dict[s
     }
     if len(results) > 1:
         metrics = {name: mean([float(record[name]) for record in records]) for name in metrics}
-    subjects = {name.removeprefix(f"{task}_"): result[f"{metric},none"] for name, result in results.items()}
     return {
         "n": len(records),
         "metric": metric,
@@ -245,8 +248,26 @@ def _summary(task: str, records: list[dict[str, Any]], results: dict[str, dict[s
         "accuracy_fitting": mean([v for v, record in zip(values, records, strict=True) if record["fits"]]),
         "metrics": metrics,
         "shots": SHOTS.get(task, 0),
-        "subjects": subjects if len(results) > 1 else {},
+        "subjects": {name.removeprefix("mmlu_"): r["acc,none"] for name, r in results.items() if task == "mmlu"},
     }
+
+
+@contextmanager
+def _squad_metrics() -> Iterator[None]:
+    """The module of transformers 4 that the harness's ReCoRD imports, made of the harness's own functions."""
+    module: Any = ModuleType("squad_metrics")
+    module.compute_exact = lambda one, other: int(normalize_answer(one) == normalize_answer(other))
+    module.compute_f1 = lambda one, other: f1_abstractive([one], [other])
+    module.squad_metrics = module
+    names = ("transformers.data.metrics", "transformers.data.metrics.squad_metrics")
+    before = {name: sys.modules[name] for name in names if name in sys.modules}
+    sys.modules.update(dict.fromkeys(names, module))
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from llm import journal
-from llm.inference import Answer, Decoding, context_length, generate, token_ids
+from llm.decoding import Answer, Decoding, generate, token_ids
+from llm.inference import context_length
 from llm.tasks import Item
 
 TASKS = ("arc_easy", "arc_challenge", "mmlu", "truthfulqa")

@@ -215,7 +215,7 @@ def test_standard_error():
     ("name", "text", "message"),
     [
         ("ARC-Easy-Test.jsonl", '{"id": "a"}\n', "as published.*KeyError: 'question'"),
-        ("ARC-Easy-Test.jsonl", arc_line("AB", "A") + "\n{\n", "line 2 is not JSON"),
+        ("ARC-Easy-Test.jsonl", arc_line("AB", "A") + "\n{\n", "not JSON at line 2"),
         ("ARC-Easy-Test.jsonl", arc_line("AB", "C"), "two options or more, one of them right; arc_easy item a has 2"),
         ("ARC-Easy-Test.jsonl", arc_line("A", "A"), "two options or more"),
         ("ARC-Easy-Test.jsonl", f"{arc_line('AB', 'A')}\n{arc_line('AB', 'B')}", "ids of their own"),

@@ -1,0 +1,175 @@
+"""lm-evaluation-harness over our models and local files, against literal computations and its own front door."""
+
+import json
+
+import pytest
+import torch
+
+from llm import evaluate, harness, inference, journal, tasks
+from llm.adapter import AdapterConfig, attach
+from tests.llm_evaluation import save_items, save_model
+from tests.llm_helpers import data, randomise_gates
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    save_items(folder / "data")
+    return save_model(folder)
+
+
+@pytest.fixture(scope="module")
+def stories():
+    folder = data("stories260K", "config.json").parent
+    model, tokenizer = inference.load(folder)
+    torch.manual_seed(0)
+    attach(model, AdapterConfig("linear", initial_scale=0.5))
+    randomise_gates(model)
+    return model.eval(), tokenizer
+
+
+def literal_scores(model, tokenizer, item) -> tuple[list[float], bool, bool]:
+    """Log-likelihoods of the options by one plain forward each, and whether acc and acc_norm call the item right."""
+    start = tokenizer(f"Question: {item.question}\nAnswer:")["input_ids"]
+    found = []
+    for option in item.options:
+        ids = tokenizer(f"Question: {item.question}\nAnswer: {option}")["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[:-1]])).logits[0].double()
+        total = 0.0
+        for place in range(len(start), len(ids)):
+            row = logits[place - 1]
+            total += float(row[ids[place]] - row.max() - torch.log(torch.exp(row - row.max()).sum()))
+        found.append(total)
+    by_length = [value / len(option) for value, option in zip(found, item.options, strict=True)]
+    return found, found.index(max(found)) == item.gold, by_length.index(max(by_length)) == item.gold
+
+
+def compare_with_literal(stories, folder, count: int) -> None:
+    model, tokenizer = stories
+    path = folder / "arc_easy.jsonl"
+    found = harness.evaluate(model, tokenizer, "arc_easy", path, data=data("arc"), limit=count, batch_size=16)
+    items = tasks.items("arc_easy", data("arc"))[:count]
+    rows = journal.read(path)
+    assert [row["id"] for row in rows] == list(range(count))
+    acc, acc_norm = 0, 0
+    for row, item in zip(rows, items, strict=True):
+        likelihoods, right, right_norm = literal_scores(model, tokenizer, item)
+        assert [value for value, _ in row["responses"]] == pytest.approx(likelihoods, abs=2e-3)
+        assert (row["acc"], row["acc_norm"]) == (right, right_norm)
+        acc, acc_norm = acc + right, acc_norm + right_norm
+    assert found["metrics"] == {"acc": acc / count, "acc_norm": acc_norm / count}
+    assert (found["n"], found["not_fitting"], found["accuracy"]) == (count, 0, acc / count)
+    assert 0 < acc_norm < count
+
+
+def test_harness_equals_a_literal_computation(stories, tmp_path):
+    compare_with_literal(stories, tmp_path, 40)
+
+
+@pytest.mark.slow
+def test_harness_equals_a_literal_computation_on_200_items(stories, tmp_path):
+    compare_with_literal(stories, tmp_path, 200)
+
+
+def test_harness_equals_simple_evaluate(stories, tmp_path):
+    """Ten examples in the prompt: the same ones, and so the same likelihoods."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    model, tokenizer = stories
+    source = tmp_path / "data"
+    source.mkdir()
+    rows = [{"ctx": f"[header] It is {n}", "endings": [f"and {n} a.", f"or b {n}."], "label": n % 2} for n in range(30)]
+    (source / "hellaswag_val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = harness.evaluate(model, tokenizer, "hellaswag", tmp_path / "h.jsonl", data=source, limit=8)
+    with harness._quiet():
+        specs = harness._local_definitions("hellaswag", source, tmp_path)
+        expected = lm_eval.simple_evaluate(
+            HFLM(pretrained=model, tokenizer=tokenizer),
+            tasks=[str(spec) for spec in specs],
+            task_manager=TaskManager(include_defaults=False),
+            num_fewshot=10,
+            limit=8,
+            bootstrap_iters=0,
+        )
+    assert expected["results"]["hellaswag"]["acc_norm,none"] == found["accuracy"]
+    samples = expected["samples"]["hellaswag"]
+    for row, sample in zip(journal.read(tmp_path / "h.jsonl"), samples, strict=True):
+        assert [v for v, _ in row["responses"]] == pytest.approx([v for v, _ in sample["filtered_resps"]], abs=2e-3)
+        (prompt, _), *_ = sample["arguments"]
+        assert prompt.count("It is") == 11  # ten others and the item
+        assert prompt.split("\n\n")[-1] not in prompt.split("\n\n")[:-1]
+        assert "[header]" not in prompt
+
+
+def test_what_does_not_fit_is_counted(base, tmp_path):
+    model, tokenizer = inference.load(base)
+    items = tasks.items("arc_easy", base / "data")
+    found = harness.evaluate(model, tokenizer, "arc_easy", tmp_path / "a.jsonl", data=base / "data")
+    rows = journal.read(tmp_path / "a.jsonl")
+    lengths = [len(tokenizer(f"Question: {i.question}\nAnswer: {i.options[0]}")["input_ids"]) for i in items]
+    assert [row["fits"] for row in rows] == [length <= 513 for length in lengths]
+    assert found["not_fitting"] == 1
+    assert found["accuracy_fitting"] == pytest.approx(sum(row["acc"] for row in rows if row["fits"]) / 11)
+
+
+SMALL = {
+    "boolq": {"passage": "It rains.", "question": "does it rain", "label": 1},
+    "cb": {"premise": "It rains.", "hypothesis": "It is wet", "label": 0},
+    "copa": {"premise": "It rained.", "question": "effect", "choice1": "It was wet.", "choice2": "It ran.", "label": 0},
+    "multirc": {"paragraph": "It rains.", "question": "What?", "answer": "rain", "label": 1},
+    "record": {
+        "passage": "Ann met Bob.\n@highlight\nThey met",
+        "query": "@placeholder met Bob",
+        "entities": ["Ann", "Bob"],
+    }
+    | {"answers": ["Ann"], "idx": {"passage": 0, "query": 0}},
+    "rte": {"premise": "It rains.", "hypothesis": "It is wet.", "label": 0},
+    "wic": {
+        "sentence1": "a bank here",
+        "sentence2": "a bank there",
+        "start1": 2,
+        "end1": 6,
+        "word": "bank",
+        "label": 1,
+    },
+    "wsc": {
+        "text": "Ann told Bob that he won .",
+        "span1_text": "Bob",
+        "span2_text": "he",
+        "span2_index": 4,
+        "label": 1,
+    },
+    "nq_open": {"question": "who won", "answer": ["Ann", "Bob"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")  # F1 of so few items
+@pytest.mark.parametrize("task", SMALL)
+def test_super_glue_and_natural_questions(base, tmp_path, task):
+    (tmp_path / f"{task}.jsonl").write_text(2 * (json.dumps(SMALL[task]) + "\n"))
+    model, tokenizer = inference.load(base)
+    found = harness.evaluate(model, tokenizer, task, tmp_path / "out.jsonl", data=tmp_path)
+    assert (found["n"], found["not_fitting"]) == (2, 0)
+    assert found["accuracy"] in (0.0, 1.0)
+    assert found["metric"] in found["metrics"]
+    if task == "record":
+        assert found["metrics"] == {"f1": found["accuracy"], "em": found["accuracy"]}
+    if task == "boolq":
+        start = tokenizer("It rains.\nQuestion: does it rain?\nAnswer:", return_tensors="pt")["input_ids"]
+        (row, *_) = journal.read(tmp_path / "out.jsonl")
+        with torch.no_grad():
+            for word, (value, _) in zip((" no", " yes"), row["responses"], strict=True):
+                more = tokenizer(word, add_special_tokens=False, return_tensors="pt")["input_ids"]
+                logits = model(torch.cat([start, more], 1)).logits[0, start.shape[1] - 1 : -1].log_softmax(-1)
+                assert value == pytest.approx(float(logits.gather(1, more[0, :, None]).sum()), abs=1e-4)
+
+
+def test_every_task_of_the_command_has_a_definition():
+    assert set(evaluate.TASKS["harness"]) == set(harness.DEFINITIONS)
+    assert {task: len(harness._definitions(task)) for task in harness.DEFINITIONS if task != "mmlu"} == dict.fromkeys(
+        [task for task in harness.DEFINITIONS if task != "mmlu"], 1
+    )
+    assert len(harness._definitions("mmlu")) == 57

@@ -1,0 +1,171 @@
+"""Generated answers: literal loops, seeds, batches; what a fingerprint and the records of long work must do."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+from transformers.generation import TopPLogitsWarper
+
+from llm import inference, journal, methods
+from llm.decoding import DECODINGS, Decoding, Nucleus, _text_behind, generate, token_ids
+from tests.llm_evaluation import byte_tokenizer
+from tests.llm_helpers import adapted, data, tiny
+
+PUBLISHED = DECODINGS["published"]
+
+
+def test_nucleus_takes_the_token_that_the_inverse_distribution_function_gives():
+    scores = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)) * 3
+    draws = np.random.default_rng(0).random((5, 40)).astype(np.float32)
+    settings = Decoding(temperature=0.7, top_p=0.8)
+    sampler = Nucleus(torch.from_numpy(draws), settings)
+    for step in range(40):
+        taken = sampler(torch.zeros(5, 3), scores).argmax(-1)
+        for row in range(5):
+            weights = np.exp(scores[row].double().numpy() / 0.7)
+            weights /= weights.sum()
+            kept, before = [], 0.0
+            for token in np.argsort(-weights, kind="stable"):
+                if before > 0.8:
+                    break
+                kept.append(token)
+                before += weights[token]
+            aim, place = draws[row, step] * before, 0
+            behind = np.cumsum(weights[kept])
+            while behind[place] <= aim and place < len(kept) - 1:
+                place += 1
+            assert taken[row] == kept[place]
+
+
+def test_nucleus_keeps_the_tokens_of_transformers_and_their_shares():
+    scores = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -3.0]])
+    probabilities = TopPLogitsWarper(0.85)(None, scores / 0.9).softmax(-1)[0]
+    draws = torch.rand(1, 4000, generator=torch.Generator().manual_seed(1))
+    sampler = Nucleus(draws, Decoding(temperature=0.9, top_p=0.85))
+    counts = torch.zeros(6)
+    for _ in range(4000):
+        counts[sampler(torch.zeros(1, 1), scores).argmax()] += 1
+    assert (counts > 0).tolist() == (probabilities > 0).tolist()
+    kept = probabilities > 0
+    statistic = ((counts[kept] - 4000 * probabilities[kept]) ** 2 / (4000 * probabilities[kept])).sum()
+    assert kept.sum() == 3
+    assert statistic < 13.8  # chi-square of two degrees: one seed in 1,000 is above
+
+
+@pytest.mark.parametrize(
+    "decoding", [Decoding(), PUBLISHED, Decoding(temperature=1.5)], ids=["greedy", "published", "hot"]
+)
+@pytest.mark.parametrize("prompt", ["linear", "random_init"])
+def test_answers_do_not_depend_on_the_rest_of_the_batch(decoding, prompt):
+    decoding = Decoding(decoding.temperature, decoding.top_p, max_new_tokens=12, seed=4)
+    tokenizer = byte_tokenizer()
+    model = adapted(tiny("llama", torch.float64, vocab_size=259), prompt=prompt)
+    prompts = [token_ids(tokenizer, text) for text in ("a", "what is this?", "no", "a longer question " * 3)]
+    together = generate(model, tokenizer, prompts, decoding, keys=list("wxyz"))
+    for n in (2, 0, 3, 1):
+        assert generate(model, tokenizer, [prompts[n]], decoding, keys=["wxyz"[n]]) == [together[n]]
+    if decoding.temperature > 1:
+        assert generate(model, tokenizer, prompts, decoding, keys=list("abcd")) != together
+
+
+def test_greedy_answers_equal_a_literal_loop_and_stop_at_the_end_token():
+    tokenizer = byte_tokenizer()
+    model = adapted(tiny("llama", torch.float64, vocab_size=259), gates=2.0)
+    found = []
+    for text in ("hello", "what is it", "x", "some more", "again", "six", "last one"):
+        ids = token_ids(tokenizer, text)
+        start = len(ids)
+        with torch.no_grad():
+            while len(ids) < start + 40 and ids[-1] != 2:
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        new = [token for token in ids[start:] if token != 2]
+        (answer,) = generate(model, tokenizer, [ids[:start]], Decoding(max_new_tokens=40))
+        assert answer == (tokenizer.decode(new, skip_special_tokens=True), ids[-1] != 2)
+        found.append(answer.cut)
+    assert model.generation_config.eos_token_id == 2
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's own
+def test_virtual_tokens_of_peft_keep_their_distance_in_a_batch():
+    tokenizer = byte_tokenizer()
+    model = methods.apply(tiny("llama", torch.float64, vocab_size=259), "prompt_tuning").eval()
+    with torch.no_grad():
+        for parameter in model.prompt_encoder.parameters():
+            parameter.mul_(3.0)
+    prompts = [token_ids(tokenizer, text) for text in ("a", "what is this?", "why", "which of these " * 3)]
+    together = generate(model, tokenizer, prompts, Decoding(max_new_tokens=10))
+    for start, answer in zip(prompts, together, strict=True):
+        ids = list(start)
+        with torch.no_grad():
+            for _ in range(10):
+                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        assert answer.text == tokenizer.decode(ids[len(start) :], skip_special_tokens=True).split("</s>")[0]
+
+
+def test_generation_ignores_the_settings_of_the_model_itself():
+    tokenizer, model = byte_tokenizer(), tiny("llama", vocab_size=259)
+    ids = token_ids(tokenizer, "hello")
+    before = generate(model, tokenizer, [ids], Decoding(max_new_tokens=8))
+    for name, value in {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.5}.items():
+        setattr(model.generation_config, name, value)
+    model.generation_config.max_length = 4
+    assert generate(model, tokenizer, [ids], Decoding(max_new_tokens=8)) == before
+
+
+def test_answers_end_with_the_context_and_full_prompts_are_refused():
+    tokenizer, model = byte_tokenizer(), tiny("llama", vocab_size=259, max_position_embeddings=20)
+    ends = [token_ids(tokenizer, text) for text in ("a" * 16, "b")]
+    near, _ = generate(model, tokenizer, ends, Decoding(max_new_tokens=9))
+    assert near.cut
+    assert generate(model, tokenizer, ends[:1], Decoding(max_new_tokens=3)) == [near]  # 17 tokens of 20 are taken
+    with pytest.raises(ValueError, match="must leave room for an answer in the model's 20 tokens; got 20"):
+        generate(model, tokenizer, [token_ids(tokenizer, "a" * 19)])
+
+
+def test_text_keeps_the_space_before_its_first_word():
+    tokenizer = AutoTokenizer.from_pretrained(data("stories260K", "config.json").parent)
+    start = token_ids(tokenizer, "### Response:")
+    whole = token_ids(tokenizer, "### Response: a dog")
+    assert whole[: len(start)] == start
+    assert _text_behind(tokenizer, start, whole[len(start) :]) == " a dog"
+
+
+def test_fingerprint_changes_with_any_tensor():
+    model = adapted(tiny("llama", torch.bfloat16))
+    before = inference.fingerprint(model)
+    assert before == inference.fingerprint(model)
+    for parameter in model.parameters():
+        with torch.no_grad():
+            parameter.mul_(1.01)
+        after = inference.fingerprint(model)
+        assert after != before
+        before = after
+
+
+def test_gate_activation_replaces_that_of_the_adapter():
+    ids = torch.tensor([[5, 6, 7]])
+    raw = adapted(tiny(), gates=2.0, gate_activation="identity")
+    model = adapted(tiny(), gates=2.0)
+    with torch.no_grad():
+        assert not torch.allclose(model(ids).logits, raw(ids).logits)
+        inference.set_gate_activation(model, "identity")
+        assert torch.equal(model(ids).logits, raw(ids).logits)
+    with pytest.raises(ValueError, match="must be one of tanh, identity"):
+        inference.set_gate_activation(model, "relu")
+    for other, reason in ((tiny(), "no adapter"), (adapted(tiny(), prompt="random_init"), "random_init prompts")):
+        with pytest.raises(ValueError, match=reason):
+            inference.set_gate_activation(other, "identity")
+
+
+def test_journal(tmp_path):
+    path = tmp_path / "new" / "rows.jsonl"
+    assert journal.read(path) == []
+    journal.append(path, [{"a": 1, "b": "\u2028é"}, {"a": 2}])
+    journal.append(path, [])
+    with path.open("a") as file:
+        file.write('{"a": 3')
+    assert journal.read(path) == [{"a": 1, "b": "\u2028é"}, {"a": 2}]
+    assert path.read_text().endswith("}\n")
+    path.write_text("no json\n{}\n")
+    with pytest.raises(ValueError, match="line 1 is none"):
+        journal.read(path)
