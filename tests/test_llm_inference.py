@@ -71,18 +71,20 @@ def test_answers_do_not_depend_on_the_rest_of_the_batch(decoding, prompt):
 def test_greedy_answers_equal_a_literal_loop_and_stop_at_the_end_token():
     tokenizer = byte_tokenizer()
     model = adapted(tiny("llama", torch.float64, vocab_size=259), gates=2.0)
-    found = []
-    for text in ("hello", "what is it", "x", "some more", "again", "six", "last one"):
+    with torch.no_grad():
+        model.lm_head.weight[2] *= 2.5  # the end token, so that some answers have one
+    ended = 0
+    for text in ("hello", "what is it", "x", "some more", "last one"):
         ids = token_ids(tokenizer, text)
         start = len(ids)
         with torch.no_grad():
-            while len(ids) < start + 40 and ids[-1] != 2:
+            while len(ids) < start + 20 and ids[-1] != 2:
                 ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
         new = [token for token in ids[start:] if token != 2]
-        (answer,) = generate(model, tokenizer, [ids[:start]], Decoding(max_new_tokens=40))
+        (answer,) = generate(model, tokenizer, [ids[:start]], Decoding(max_new_tokens=20))
         assert answer == (tokenizer.decode(new, skip_special_tokens=True), ids[-1] != 2)
-        found.append(answer.cut)
-    assert model.generation_config.eos_token_id == 2
+        ended += not answer.cut
+    assert 0 < ended < 5
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's own
