@@ -12,7 +12,9 @@ float32 beside a half-precision base, except in full fine-tuning, where it is th
 import copy
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -235,15 +237,24 @@ def _configurations(method: str, options: dict[str, Any], seed: int) -> tuple[Ad
 
 def _wrap(model: nn.Module, config: Any) -> nn.Module:
     """PEFT's model of this configuration, trainable tensors in float32."""
-    import peft
-
     wanted = getattr(config, "target_modules", None)
     if isinstance(wanted, set | list) and not any(name.endswith(tuple(wanted)) for name, _ in model.named_modules()):
         raise ValueError(
             f"{type(model).__name__} has no modules {', '.join(sorted(wanted))}; name its own by the option "
             "target_modules (a family with one fused projection has qkv_proj)"
         )
-    return _in_float32(peft.get_peft_model(model, config))  # type: ignore[arg-type]
+    with _peft() as peft:
+        return _in_float32(peft.get_peft_model(model, config))  # type: ignore[arg-type]
+
+
+@contextmanager
+def _peft() -> Iterator[Any]:
+    """The library, without its call of a name that transformers has given up."""
+    import peft
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        yield peft
 
 
 def _in_float32(model: nn.Module) -> nn.Module:
@@ -258,12 +269,11 @@ def _save_peft(model: Any, folder: Path) -> None:
 
 
 def _load_peft(model: Any, folder: Path) -> nn.Module:
-    import peft
-
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{folder / 'adapter_config.json'} is missing")
     try:
-        return _in_float32(peft.PeftModel.from_pretrained(model, folder))  # type: ignore[arg-type]
+        with _peft() as peft:
+            return _in_float32(peft.PeftModel.from_pretrained(model, folder))  # type: ignore[arg-type]
     except (RuntimeError, SafetensorError) as error:  # what torch says of shapes that do not fit
         raise ValueError(f"{folder} does not fit this model: {' '.join(str(error).split())}") from error
 

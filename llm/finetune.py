@@ -1,0 +1,248 @@
+#!/usr/bin/env python
+"""Fine-tune a model on instruction data by one of the paper's methods.
+
+A run writes what was trained to DIR/adapter (full fine-tuning: DIR/model), which llm/evaluate.py and llm/generate.py
+take, and its configuration, data report, curve and provenance to results/llm/NAME.json. It can be killed at any moment:
+the same command goes on from the last checkpoint in DIR.
+
+Several GPUs: `torchrun --nproc_per_node N llm/finetune.py ...` or `accelerate launch`, with the same effective batch; a
+base that does not fit one GPU is sharded by `accelerate launch --config_file llm/fsdp.yaml --num_processes N`.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import torch
+
+from common.paths import RESULTS, SCRATCH
+from llm import data, inference, journal, methods
+from llm.estimate import report
+from llm.evaluate import label
+from llm.presets import PRESETS, Preset
+from llm.training import PRECISIONS, Training, TrainingError, last_checkpoint, train
+
+FREE = ("checkpoint_every", "micro_batch_size", "gradient_checkpointing")  # they do not change the result
+EXAMPLES = """examples:
+  python llm/finetune.py mini-nonlinear                            the small world, a minute on a CPU
+  python llm/finetune.py llama-7b-nonlinear --dry-run              what it will take
+  python llm/finetune.py llama-7b-nonlinear --model DIR --data alpaca_data.json --out runs/nonlinear
+  python llm/finetune.py mini-linear --set prompt_length=20 initial_scale=0.1 --learning-rate 0.02 --out runs/long
+  torchrun --nproc_per_node 4 llm/finetune.py llama-7b-linear --out runs/linear
+  accelerate launch --config_file llm/fsdp.yaml --num_processes 4 llm/finetune.py llama-13b-nonlinear --out runs/13b
+"""
+
+
+def run(preset: Preset, share: float, out: Path, result: Path, fresh: bool = False) -> dict[str, Any]:
+    """Train as a preset says on a share of its data, or go on with that; the record of the run.
+
+    Raises
+    ------
+    FileNotFoundError, ConnectionError, ValueError
+        If model or data cannot be had, do not fit, or `out` or `result` is of another configuration.
+    TrainingError
+        If the loss is not finite, or memory does not suffice.
+    """
+    first, settings = int(os.environ.get("RANK", "0")) == 0, preset.training
+    rows, validation = preset.split(share)
+    model, tokenizer = _base(preset)
+    encoded = data.encode(rows, tokenizer, settings.length)
+    held_out = data.encode(validation, tokenizer, settings.length) if validation else None
+    configuration = _configuration(preset, share, model, encoded.examples)
+    model = methods.apply(model, preset.method, preset.options, settings.seed)
+    if first:
+        record = _claim(configuration, out, result, fresh)
+        print(f"{preset.name}: {methods.counts(model)['trainable']:,} trainable parameters\n{encoded.report}")
+    validation_examples = held_out.examples if held_out else []
+    curve = train(model, encoded.examples, validation_examples, settings, out, resume=not fresh, progress=first)
+    if not first:
+        return {}
+    record["results"] = {
+        "data": asdict(encoded.report),
+        "validation": asdict(held_out.report) if held_out else None,
+        "counts": methods.counts(model),
+        "curve": curve,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        # The model is in pieces now; its checkpoint is whole.
+        model = methods.apply(_base(preset)[0], preset.method, preset.options, settings.seed)
+        checkpoint = last_checkpoint(out)
+        assert checkpoint is not None
+        methods.restore(model, methods.read_tensors(checkpoint / methods.TENSORS))
+    folder = out / ("model" if preset.method == "full" else "adapter")
+    methods.save(model, folder)
+    if preset.method == "full":
+        tokenizer.save_pretrained(folder)
+    journal.save(out / "run.json", record)
+    journal.save(result, record)
+    return record
+
+
+def _base(preset: Preset) -> tuple[Any, Any]:
+    model, tokenizer = inference.load_base(preset.model, preset.base_precision, "cpu")
+    limit = model.config.get_text_config().max_position_embeddings
+    if preset.training.length > limit:
+        raise ValueError(f"length must be at most what the model was made for, {limit}; got {preset.training.length}")
+    return model, tokenizer
+
+
+def _configuration(preset: Preset, share: float, model: Any, examples: list[data.Example]) -> dict[str, Any]:
+    """What the result depends on; of folders, no more than their names."""
+    training = {name: value for name, value in asdict(preset.training).items() if name not in FREE}
+    return {
+        "preset": preset.name,
+        "model": label(preset.model),
+        "weights": inference.fingerprint(model),
+        "data": label(preset.data),
+        "examples": hashlib.sha256(json.dumps(examples).encode()).hexdigest()[:16],
+        "fraction": share,
+        "validation": preset.validation,
+        "method": preset.method,
+        "options": dict(preset.options),
+        **training,
+    }
+
+
+def _claim(configuration: dict[str, Any], out: Path, result: Path, fresh: bool) -> dict[str, Any]:
+    """The record of this run, after making sure that neither folder nor result belongs to another one."""
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+        result.unlink(missing_ok=True)
+    elif result.exists():
+        journal.claim(result, configuration)
+    return journal.claim(out / "run.json", configuration)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, exit code 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="finetune.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("preset", nargs="?", metavar="PRESET", help="what to run; --list shows all")
+    parser.add_argument("--list", action="store_true", help="list the presets and stop")
+    parser.add_argument("--dry-run", action="store_true", help="estimate parameters, memory and time, and stop")
+    parser.add_argument("--throughput", type=float, metavar="T", help="TFLOP/s for the estimate (this machine's)")
+    parser.add_argument("--model", metavar="PATH", help="folder or hub id of the base")
+    parser.add_argument("--data", metavar="PATH", help="a .json, .jsonl or .parquet file, or a hub id")
+    parser.add_argument("--method", choices=methods.METHODS, metavar="M", help=", ".join(methods.METHODS))
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of the method")
+    parser.add_argument("--fraction", type=float, default=1.0, metavar="F", help="share of the training rows (1)")
+    parser.add_argument("--validation", type=int, metavar="N", help="rows held out, of which training sees none")
+    parser.add_argument("--learning-rate", type=float, metavar="R", help="peak")
+    parser.add_argument("--epochs", type=int, metavar="E", help="passes over the data")
+    parser.add_argument("--steps", type=int, metavar="S", help="optimiser steps, instead of epochs")
+    parser.add_argument("--warmup", type=float, metavar="W", help="share of the steps with a rising rate")
+    parser.add_argument("--batch-size", type=int, metavar="B", help="rows of a step, over all processes")
+    parser.add_argument("--micro-batch-size", type=int, metavar="B", help="most rows computed at once in a process")
+    parser.add_argument("--length", type=int, metavar="L", help="most tokens of a row")
+    group = parser.add_mutually_exclusive_group()
+    for name, text in (("packed", "several rows in one"), ("padded", "every row to --length, as published")):
+        group.add_argument(f"--{name}", dest="batching", action="store_const", const=name, help=text)
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the base and of the computation")
+    parser.add_argument("--gradient-checkpointing", action="store_true", default=None, help="less memory, more time")
+    parser.add_argument("--evaluate-every", type=int, metavar="S", help="steps between rows of the curve (an epoch)")
+    parser.add_argument("--checkpoint-every", type=int, metavar="S", help="steps between checkpoints")
+    parser.add_argument("--seed", type=int, metavar="S", help="of the initial values, the subset and the order")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (results/scratch/llm/PRESET)")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="results/llm/NAME.json, NAME that of DIR")
+    parser.add_argument("--fresh", action="store_true", help="start anew, removing what is in DIR")
+    return parser
+
+
+def configured(a: argparse.Namespace) -> Preset:
+    """The preset with what the command line changes.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or a number out of range.
+    """
+    name = a.preset
+    if name not in PRESETS:
+        raise ValueError(f"no preset is called {name}; there are {', '.join(PRESETS)}")
+    if a.method:
+        name = f"{name.removesuffix(PRESETS[name].method)}{a.method}"
+    preset = PRESETS[name]
+    changes = {f.name: getattr(a, f.name, None) for f in fields(Training)}
+    training = replace(preset.training, **{key: value for key, value in changes.items() if value is not None})
+    sources = {key: value for key in ("model", "data", "validation") if (value := getattr(a, key)) is not None}
+    options = {**preset.options, **dict(_option(text) for text in a.set)}
+    return replace(preset, training=training, options=options, **sources)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(f"--set takes NAME=VALUE; got {text}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    parser = _parser()
+    a = parser.parse_args(argv)
+    if a.list:
+        for preset in PRESETS.values():
+            print(f"{preset.name:26} {label(preset.model):24} {preset.training.learning_rate:g}")
+        return 0
+    if a.preset is None:
+        parser.error("name a preset; --list shows all")
+    if a.throughput is not None and not a.throughput > 0:
+        parser.error(f"--throughput must be positive; got {a.throughput}")
+    inference.quiet()
+    try:
+        preset = configured(a)
+        out = a.out or SCRATCH / "llm" / preset.name
+        if a.dry_run:
+            print(report(preset, a.fraction, out, a.throughput))
+            return 0
+        result = a.result or RESULTS / "llm" / f"{out.resolve().name}.json"
+        record = run(preset, a.fraction, out, result, a.fresh)
+    except (ValueError, OSError, TrainingError) as error:
+        return _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print("finetune.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    if record:
+        print(table(record["results"]["curve"]))
+        print(f"{out}, {result}")
+    return 0
+
+
+def table(curve: list[dict[str, Any]]) -> str:
+    """The curve for people."""
+    lines = [f"{'epoch':>7}{'step':>7}{'train loss':>12}{'held out':>10}{'seconds':>9}"]
+    for row in curve:
+        held_out = "" if row["held_out_loss"] is None else f"{row['held_out_loss']:.4f}"
+        lines.append(f"{row['epoch']:7.2f}{row['step']:7}{row['train_loss']:12.4f}{held_out:>10}{row['seconds']:9.1f}")
+    return "\n".join(lines)
+
+
+def _fail(message: str) -> int:
+    print(f"finetune.py: error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
