@@ -14,26 +14,17 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # workers share the cores; one thread each also fixes the order of every sum
 
 import argparse
-import copy
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
-from functools import cache
-from multiprocessing import get_context
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from common import tables
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
-from llm import claims, methods, pretrain
-from llm.data import encode, fraction
+from llm import claims, pretrain
 from llm.experiments import (
-    ARMS,
     FULL,
     LARGE,
     PROMPT_ARMS,
@@ -45,15 +36,8 @@ from llm.experiments import (
     sample_efficiency,
     tuning,
 )
-from llm.training import Training, TrainingError, train
-from llm.world import World, chance, score
+from llm.runs import COLUMNS, CURVE, KEY, Runner, Table, untuned
 
-COLUMNS = (
-    "arm", "fraction", "seed", "accuracy", "multiple_choice", "held_out_loss", "learning_rate", "steps", "trainable",
-    "seconds", "rows", "train_loss", "status", "world", "ablation", "setting",
-)  # fmt: skip
-KEY = ("world", "ablation", "setting", "arm", "fraction", "seed", "learning_rate")
-CURVE = ("arm", "fraction", "seed", "learning_rate", "epoch", "step", "train_loss", "held_out_loss")
 TABLES = ("tuning", "sample_efficiency", "ablations")
 WIDEN = 6  # an arm whose best is still at an edge then has no best rate in reach
 COMMITTED = RESULTS / "llm"
@@ -68,96 +52,6 @@ EXAMPLES = """examples:
 
 class StudyError(ValueError):
     """A request that cannot be met, in words for the person who made it."""
-
-
-class Table:
-    """Rows of one CSV file by their cell, growing as runs end."""
-
-    def __init__(self, folder: Path, name: str):
-        self.path = folder / f"{name}.csv"
-        self.rows = {_key(row): row for row in tables.read(self.path, COLUMNS)}
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a row to the file."""
-        tables.append(self.path, row, COLUMNS)
-        self.rows[_key(row)] = {c: str(row[c]) for c in COLUMNS}
-
-
-def run(cell: Cell, experiment: Experiment, worlds: str, device: str = "cpu") -> tuple[dict[str, Any], list[dict]]:
-    """Train one cell on its world and score it: its row, and its loss curve where the cell is one with epochs.
-
-    Parameters
-    ----------
-    cell : Cell
-        With a number for a learning rate.
-    experiment : Experiment
-    worlds : str
-        Folder of the bases of the worlds.
-    device : str
-    """
-    assert isinstance(cell.learning_rate, float)
-    torch.set_num_threads(1)
-    began = time.perf_counter()
-    base, tokenizer, world, instructions = _base(worlds, cell.world)
-    arm = ARMS[cell.arm]
-    model = methods.apply(copy.deepcopy(base).to(device), arm.method, {**arm.options, **cell.options}, cell.seed)
-    if cell.gate is not None:
-        _fix_gates(model, cell.gate)
-    examples = encode(fraction(instructions, cell.fraction, cell.seed), tokenizer).examples
-    validation = encode([q.row for q in world.questions("validation")], tokenizer).examples if cell.epochs else []
-    settings = Training(
-        learning_rate=cell.learning_rate,
-        batch_size=experiment.batch_size,
-        seed=cell.seed,
-        **({"epochs": cell.epochs} if cell.epochs else {"steps": experiment.steps, "evaluate_every": experiment.steps}),
-    )
-    row = {
-        **{c: getattr(cell, c) for c in KEY},
-        **dict.fromkeys(("accuracy", "multiple_choice", "held_out_loss", "train_loss"), float("nan")),
-        "steps": experiment.steps,
-        "trainable": methods.counts(model)["trainable"],
-        "rows": len(examples),
-        "status": "finished",
-    }
-    curve: list[dict] = []
-    try:
-        curve = train(model, examples, validation, settings)
-        scored = score(model, tokenizer, world.questions(cell.part))
-        row |= {
-            "accuracy": scored.accuracy,
-            "multiple_choice": scored.multiple_choice,
-            "held_out_loss": scored.loss,
-            "train_loss": curve[-1]["train_loss"],
-            "steps": curve[-1]["step"],
-        }
-    except TrainingError as error:
-        row["status"] = "diverged" if str(error).startswith("the loss is") else f"failed: {error}"
-    row["seconds"] = time.perf_counter() - began
-    return row, [{**{c: getattr(cell, c) for c in KEY}, **point} for point in curve] if cell.epochs else []
-
-
-@cache
-def _base(worlds: str, number: int) -> tuple[Any, Any, World, list[dict[str, str]]]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # the study has its own
-    folder = Path(worlds) / str(number)
-    world = pretrain.read(folder)
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return base, AutoTokenizer.from_pretrained(folder), world, world.instructions()
-
-
-@torch.no_grad()
-def _fix_gates(model: torch.nn.Module, value: float) -> None:
-    for name, parameter in model.named_parameters():
-        if name.endswith(".gate"):
-            parameter.fill_(value).requires_grad_(False)
-
-
-def _key(row: Any) -> tuple[str, ...]:
-    get = row.get if isinstance(row, dict) else lambda c: getattr(row, c)
-    return tuple(str(float(get(c))) if c in ("fraction", "learning_rate") else str(get(c)) for c in KEY)
 
 
 def best(table: Table, arm: str, grid: Iterable[float] | None = None) -> tuple[float, bool] | None:
@@ -189,36 +83,6 @@ def _mean(table: Table, arm: str, learning_rate: float) -> tuple[float, float]:
     return sum(float(r["accuracy"]) for r in rows) / len(rows), -sum(float(r["held_out_loss"]) for r in rows) / len(
         rows
     )
-
-
-class Runner:
-    """Runs cells that have no row yet, on worker processes, and keeps their rows."""
-
-    def __init__(self, experiment: Experiment, folder: Path, worlds: Path, workers: int, device: str):
-        self.experiment, self.folder, self.worlds, self.device = experiment, folder, str(worlds), device
-        self.pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-
-    def __enter__(self) -> "Runner":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.pool.shutdown(wait=error[0] is None, cancel_futures=True)
-
-    def fill(self, table: Table, cells: Sequence[Cell], name: str) -> None:
-        """Run the cells that the table has no row of."""
-        missing = [cell for cell in cells if _key(cell) not in table.rows]
-        if not missing:
-            return
-        curves = self.folder / "curves.csv"
-        bar = tqdm(total=len(cells), initial=len(cells) - len(missing), desc=name, unit="run", smoothing=0.1)
-        futures = [self.pool.submit(run, cell, self.experiment, self.worlds, self.device) for cell in missing]
-        with bar:
-            for future in as_completed(futures):
-                row, curve = future.result()
-                for point in curve:
-                    tables.append(curves, point, CURVE)
-                table.add(row)
-                bar.update()
 
 
 def study(
@@ -309,13 +173,6 @@ def _number(text: str) -> tuple[float, str]:
         return float(text), ""
     except ValueError:
         return float("inf"), text
-
-
-def untuned(worlds: Path, number: int = 0) -> dict[str, float]:
-    """Score of the base before any tuning, and chance."""
-    base, tokenizer, world, _ = _base(str(worlds), number)
-    found = score(base, tokenizer, world.questions("test"))
-    return {**asdict(found), "chance": chance(world.questions("test"))}
 
 
 def _claim(folder: Path, experiment: Experiment, worlds: Path, fresh: bool) -> None:

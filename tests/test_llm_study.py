@@ -12,7 +12,7 @@ import torch
 
 from common import tables
 from common.paths import RESULTS, ROOT
-from llm import methods, pretrain, study
+from llm import methods, pretrain, runs, study
 from llm.experiments import ARMS, FULL, LARGE, MAIN, QUICK, Cell, ablations, rate, sample_efficiency, tuning
 from llm.pretrain import Pretraining
 from llm.world import World
@@ -46,20 +46,15 @@ def test_configurations_are_consistent():
     assert len(FULL.seeds) >= 5
     assert FULL.fractions == (0.01, 0.1, 0.3, 0.5, 1.0)
     cells = [*sample_efficiency(FULL), *ablations(FULL)]
-    with_rate = [
-        replace(c, learning_rate=c.learning_rate if isinstance(c.learning_rate, float) else 0.1) for c in cells
-    ]
-    assert len({study._key(c) for c in with_rate}) == len(cells)
+    rates = dict.fromkeys((*ARMS, "common"), 0.1)
+    assert len({runs.key(study._with_rate(c, rates)) for c in cells}) == len(cells)
 
 
 def test_matched_arms_have_as_many_parameters():
-    base = pretrain.build(World(), Pretraining())
-    count = {
-        name: methods.counts(methods.apply(study.copy.deepcopy(base), ARMS[name].method, ARMS[name].options))[
-            "trainable"
-        ]
-        for name in ("linear", "nonlinear", "linear_matched", "nonlinear_matched")
-    }
+    count = {}
+    for name in ("linear", "nonlinear", "linear_matched", "nonlinear_matched"):
+        base = pretrain.build(World(), Pretraining())
+        count[name] = methods.counts(methods.apply(base, ARMS[name].method, ARMS[name].options))["trainable"]
     assert count["linear_matched"] == pytest.approx(count["nonlinear"], rel=0.005)
     assert count["nonlinear_matched"] == pytest.approx(count["linear"], rel=0.01)
 
@@ -71,7 +66,7 @@ def test_every_ablation_trains(worlds):
         options = {k: min(v, 3) if k == "layers" else v for k, v in cell.options.items()}
         seen.setdefault((cell.ablation, cell.setting, cell.arm), replace(cell, options=options, world=0))
     for cell in seen.values():
-        row, curve = study.run(replace(cell, learning_rate=0.01, fraction=0.1), TINY, str(worlds))
+        row, curve = runs.run(replace(cell, learning_rate=0.01, fraction=0.1), TINY, str(worlds))
         assert row["status"] == "finished", (cell, row)
         assert 0 <= row["multiple_choice"] <= 1
         assert bool(curve) == (cell.epochs is not None)
@@ -81,7 +76,7 @@ def test_every_ablation_trains(worlds):
 
 def test_a_gate_that_is_off_does_not_train(worlds):
     gate, other = (
-        study.run(Cell("linear", 1.0, 0, 0.1, ablation="gate", setting=s, gate=g), TINY, str(worlds))[0]
+        runs.run(Cell("linear", 1.0, 0, 0.1, ablation="gate", setting=s, gate=g), TINY, str(worlds))[0]
         for s, g in (("on", None), ("off", 1.0))
     )
     assert other["trainable"] == gate["trainable"] - 2 * 1
@@ -151,7 +146,7 @@ def test_grid_is_widened_until_no_best_is_at_its_edge(worlds, tmp_path):
 
 
 def test_a_diverged_run_is_a_row_without_a_score(worlds):
-    row, _ = study.run(Cell("full", 1.0, 0, 1e38), TINY, str(worlds))
+    row, _ = runs.run(Cell("full", 1.0, 0, 1e38), TINY, str(worlds))
     assert row["status"] == "diverged"
     assert row["accuracy"] != row["accuracy"]
 

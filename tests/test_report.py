@@ -3,11 +3,11 @@
 import pytest
 
 from common.paths import ROOT
-from theory.report import filled
+from figures.report import filled
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
 def test_tables_are_those_of_the_results(path):
-    """If this fails, run `python theory/report.py`."""
+    """If this fails, run `python figures/report.py`."""
     text = path.read_text()
     assert filled(text) == text

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The tables of README.md and docs/, written from results/: numbers in prose come from files.
 
-python theory/report.py          rewrite the blocks between the markers
+python figures/report.py          rewrite the blocks between the markers
 """
 
 import json
@@ -12,9 +12,14 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
+import numpy as np
+
 from common import tables
 from common.paths import RESULTS, ROOT
 from common.records import write_atomic
+from llm.claims import CLAIMS, interval
+from llm.experiments import ARMS, MAIN
+from llm.study import COLUMNS as RUNS
 from theory.replicate import COLUMNS
 from theory.simulate import RATES
 from theory.studies import QUANTITIES, STUDIES
@@ -112,7 +117,87 @@ def attention() -> str:
     return "\n".join([*lines, "", f"{record['provenance']['cpu']}, {record['provenance']['cores']} cores."])
 
 
-BLOCKS = {f.__name__: f for f in (quick, rates, certificates, benchmarks, attention)}
+def arms() -> str:
+    """Test accuracy of every arm at every fraction, its rate and size."""
+    rows = tables.read(RESULTS / "llm" / "sample_efficiency.csv", RUNS)
+    record = RESULTS / "llm" / "study.json"
+    if not rows or not record.exists():
+        return "Not run: `python llm/study.py --full`."
+    fractions = sorted({float(r["fraction"]) for r in rows})
+    lines = ["| arm | parameters | rate | " + " | ".join(f"{f:.0%}" for f in fractions) + " |"]
+    lines.append("|---" * (len(fractions) + 3) + "|")
+    for name in MAIN:
+        own = [r for r in rows if r["arm"] == name]
+        if not own:
+            continue
+        cells = [_mean_and_half([float(r["accuracy"]) for r in own if float(r["fraction"]) == f]) for f in fractions]
+        lines.append(
+            f"| {name} | {int(own[0]['trainable']):,} | {float(own[0]['learning_rate']):g} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    untuned = json.loads(record.read_text())["untuned"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"The base before tuning: {untuned['accuracy']:.3f} (multiple choice: {untuned['multiple_choice']:.3f}, "
+            f"chance {untuned['chance']:.3f}). {len({r['seed'] for r in rows})} seeds, "
+            f"{rows[0]['steps']} steps a run, {_hours(rows):.1f} core hours.",
+        ]
+    )
+
+
+def claims() -> str:
+    """The paper's claims with their verdicts, those of world 0 first."""
+    rows = tables.read(RESULTS / "llm" / "claims.csv", CLAIMS)
+    if not rows:
+        return "Not run: `python llm/study.py --full`."
+    lines = ["| claim | rates | world | difference of accuracy | verdict |", "|---" * 5 + "|"]
+    for r in rows:
+        unit = " per tenfold" if r["quantity"] == "growth" else ""
+        value = f"{float(r['value']):+.3f} [{float(r['low']):+.3f}, {float(r['high']):+.3f}]{unit}"
+        lines.append(f"| {r['claim']} | {r['rates']} | {r['world']} | {value} | {r['verdict']} |")
+    return "\n".join(lines)
+
+
+def ablations() -> str:
+    """Mean test accuracy of every setting of every ablation at one fraction."""
+    rows = tables.read(RESULTS / "llm" / "ablations.csv", RUNS)
+    if not rows:
+        return "Not run: `python llm/study.py --full`."
+    order = list(ARMS)
+    groups: dict[tuple, list[dict]] = {}
+    for r in rows:
+        groups.setdefault((r["ablation"], r["setting"], order.index(r["arm"]), float(r["fraction"])), []).append(r)
+    lines = ["| ablation | setting | arm | data | rate | accuracy |", "|---" * 6 + "|"]
+    for (ablation, setting, arm, share), own in groups.items():
+        cell = _mean_and_half([float(r["accuracy"]) for r in own])
+        rate = float(own[0]["learning_rate"])
+        lines.append(f"| {ablation} | {setting} | {order[arm]} | {share:.0%} | {rate:g} | {cell} |")
+    return "\n".join(lines)
+
+
+def _mean_and_half(values: list[float]) -> str:
+    mean, low, high = interval(np.array(values))
+    return f"{mean:.3f} ± {(high - low) / 2:.3f}"
+
+
+def _hours(rows: list[dict]) -> float:
+    return sum(float(r["seconds"]) for r in rows) / 3600
+
+
+def batches() -> str:
+    """Tokens and time of an epoch in batches of similar length and in packed ones, over padding to 512."""
+    path = RESULTS / "benchmarks" / "llm_data.csv"
+    if not path.exists():
+        return "Not run: `make bench`."
+    lines = path.read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    return "\n".join(["| " + " | ".join(row) + " |" for row in (cells[0], ["---"] * len(cells[0]), *cells[1:])])
+
+
+BLOCKS = {f.__name__: f for f in (quick, rates, certificates, benchmarks, attention, arms, claims, ablations, batches)}
 
 
 def filled(text: str) -> str:
