@@ -9,6 +9,7 @@ gradients. A curve is a function of model, data and settings: the order of the d
 micro-batches and processes change sums only in the last digits.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import TrainingArguments
 
+from llm import methods
 from llm.adapter import owner
 from llm.batches import Batches
 from llm.curve import CURVE_NAME, Collate, Curve, TrainingError, loss_sum
@@ -161,11 +163,12 @@ def train(
     arguments.max_steps = settings.steps or settings.epochs * batches.steps
     arguments.warmup_steps = round(settings.warmup * arguments.max_steps)
     checkpoint = None if folder is None else _tidy(folder, process == 0, keep=resume)
-    with (
-        _as_it_was(model),
-        _memory_in_words(),
-        tqdm(total=arguments.max_steps, unit="step", disable=not progress) as bar,
-    ):
+    done = 0 if checkpoint is None else _step(checkpoint)
+    if checkpoint is not None and done >= arguments.max_steps:
+        methods.restore(model, methods.read_tensors(checkpoint / methods.TENSORS))
+        return json.loads((checkpoint / CURVE_NAME).read_text())["rows"]
+    bar = tqdm(total=arguments.max_steps, initial=done, unit="step", mininterval=1, disable=not progress)
+    with _as_it_was(model), _memory_in_words(), bar:
         collate, size = _collate(settings), settings.micro_batch_size or settings.batch_size
         curve = Curve(validation, collate, size, settings.evaluate_every, bar)
         trainer = ResponseTrainer(model, arguments, batches, examples, collate, curve.add)
@@ -180,7 +183,11 @@ def train(
 def last_checkpoint(folder: Path) -> Path | None:
     """The last complete checkpoint in a folder, if there is any."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{CURVE_NAME}")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(complete, key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def held_out_loss(model: nn.Module, examples: Sequence[Example], settings: Training) -> float:
@@ -205,6 +212,7 @@ def _arguments(settings: Training, folder: Path | None) -> TrainingArguments:
         max_grad_norm=0.0,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
+        use_cpu=not torch.accelerator.is_available(),  # else processes on CPUs would not know of each other
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         seed=settings.seed,
