@@ -3,11 +3,14 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
+WORLDS := $(patsubst %,results/llm/worlds/%/world.json,0 1 2)
+
 .PHONY: reproduce test test-all results figures bench check clean
 
 reproduce: .venv/installed  ## quick twin of every study, notebooks and figures from its rows, one table
 	$(PY) theory/simulate.py
-	$(PY) figures/draw.py --results results/scratch/theory --out figures/out/quick
+	$(PY) llm/study.py
+	$(PY) figures/draw.py --results results/scratch/theory --llm-results results/scratch/llm --out figures/out/quick
 
 test: .venv/installed  ## the test suite
 	$(PY) -m pytest
@@ -15,11 +18,12 @@ test: .venv/installed  ## the test suite
 test-all: .venv/installed  ## with the slow tests
 	$(PY) -m pytest -m "slow or not slow"
 
-results: .venv/installed  ## every study in full; goes on where it was stopped
+results: .venv/installed $(WORLDS)  ## every study in full; goes on where it was stopped
 	$(PY) theory/simulate.py --full
 	$(PY) theory/simulate.py --out results/quick
 	$(PY) -m theory.identifiability
-	$(PY) theory/report.py
+	$(PY) llm/study.py --full
+	$(PY) figures/report.py
 
 figures: .venv/installed  ## notebooks and figures from the committed results
 	$(PY) figures/draw.py
@@ -27,9 +31,13 @@ figures: .venv/installed  ## notebooks and figures from the committed results
 bench: .venv/installed  ## side by side with peers, one thread
 	$(PY) benchmarks/estimator.py
 	$(PY) benchmarks/llm_attention.py
+	$(PY) benchmarks/llm_data.py
 
 check: .venv/installed  ## style and types
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/pyright
+
+results/llm/worlds/%/world.json: | .venv/installed  # the pre-trained base of a small world
+	$(PY) llm/pretrain.py --seed $*
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
