@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from common.records import write_atomic
 from llm import files
 from llm.modules import Adapter, AdapterConfig, BaseShape
 
@@ -136,7 +137,8 @@ def to_published(folder: str | os.PathLike, file: str | os.PathLike) -> None:
             gate = gate.unflatten(2, (2, -1)).transpose(2, 3).flatten(2)
         gates[-layers:] = gate.view(layers, 1, shape.num_attention_heads, size, 1)
     theirs |= {_GATE.format(n): gate.clone() for n, gate in enumerate(gates)}
-    torch.save(theirs, file)
+    with files.whole(Path(file)) as unfinished:
+        torch.save(theirs, unfinished)
 
 
 def from_peft(
@@ -216,10 +218,11 @@ def to_peft(folder: str | os.PathLike, target: str | os.PathLike) -> None:
         theirs[_PEFT.format(n, "prompt")], theirs[_PEFT.format(n, "gate")] = prompts[row][None], gates[row]
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    save_file({key: t.contiguous().clone() for key, t in theirs.items()}, target / files.WEIGHTS_NAME, {"format": "pt"})
+    with files.whole(target / files.WEIGHTS_NAME) as unfinished:
+        save_file({key: t.contiguous().clone() for key, t in theirs.items()}, unfinished, {"format": "pt"})
     text = {"peft_type": "ADAPTION_PROMPT", "task_type": "CAUSAL_LM", "target_modules": "self_attn",
             "adapter_len": config.prompt_length, "adapter_layers": layers, "inference_mode": True}  # fmt: skip
-    (target / files.CONFIG_NAME).write_text(json.dumps(text, indent=2) + "\n")
+    write_atomic(target / files.CONFIG_NAME, json.dumps(text, indent=2) + "\n")
 
 
 @torch.no_grad()

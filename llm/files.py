@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from common.records import write_atomic
 from llm.modules import Adapter, AdapterConfig, BaseShape
 
 CONFIG_NAME = "adapter_config.json"
@@ -23,12 +26,20 @@ def write(folder: str | os.PathLike, config: AdapterConfig, shape: BaseShape, st
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = {"method": METHOD, "version": 1, "adapter": asdict(config), "base": asdict(shape)}
-    unfinished = folder / (WEIGHTS_NAME + ".part")
-    save_file({key: t.detach().cpu().contiguous() for key, t in state.items()}, unfinished, {"format": "pt"})
-    unfinished.replace(folder / WEIGHTS_NAME)
-    unfinished = folder / (CONFIG_NAME + ".part")
-    unfinished.write_text(json.dumps(text, indent=2) + "\n")
-    unfinished.replace(folder / CONFIG_NAME)
+    with whole(folder / WEIGHTS_NAME) as unfinished:
+        save_file({key: t.detach().cpu().contiguous() for key, t in state.items()}, unfinished, {"format": "pt"})
+    write_atomic(folder / CONFIG_NAME, json.dumps(text, indent=2) + "\n")
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `file` when all is written; a failure leaves `file` as it was."""
+    unfinished = file.with_name(file.name + ".part")
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def read(folder: str | os.PathLike) -> tuple[AdapterConfig, BaseShape, dict[str, Tensor]]:

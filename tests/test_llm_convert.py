@@ -4,6 +4,7 @@ import csv
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import peft
 import pytest
@@ -140,6 +141,25 @@ def test_published_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="heads x head_dim"):
         to_published(tmp_path / "wide", tmp_path / "d.pth")
     assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("write", [to_published, to_peft, nonlinear_to_linear])
+def test_a_failed_export_leaves_the_former_file(write, tmp_path, monkeypatch):
+    save(adapted(tiny(), None, prompt="nonlinear"), tmp_path / "one")
+    write(tmp_path / "one", target := tmp_path / "two")
+    weights = target if target.is_file() else target / "adapter_model.safetensors"
+    before = weights.read_bytes()
+
+    def half(state, file, *args):
+        Path(file).write_bytes(before[:100])
+        raise OSError("disk full")
+
+    for where in ("torch.save", "llm.convert.save_file", "llm.files.save_file"):
+        monkeypatch.setattr(where, half)
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path / "one", target)
+    assert weights.read_bytes() == before
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def peft_model(gate_values, **changes):
