@@ -39,10 +39,7 @@ def lines(ax: Axes, rows: list[dict], arms: Sequence[str], quantity: str = "accu
 
 
 def gaps(ax: Axes, rows: list[dict], pairs: Sequence[tuple[str, str]], marks: Sequence[Mark]) -> list[dict]:
-    """Accuracy of a first arm minus that of a second, paired by seed, against the fraction; what was published too.
-
-    Published gaps are stars; they are of LLaMA on ARC, so their sign and order may be compared and not their size.
-    """
+    """Accuracy of a first arm minus that of a second, paired by seed, against the fraction."""
     ax.axhline(0, color=GRAY, linewidth=0.7)
     numbers = []
     for i, ((first, second), mark) in enumerate(zip(pairs, marks, strict=True)):
@@ -54,7 +51,10 @@ def gaps(ax: Axes, rows: list[dict], pairs: Sequence[tuple[str, str]], marks: Se
 
 
 def stars(ax: Axes, first: str, second: str, size: str, colour: str) -> None:
-    """Published gaps of one pair; the legend has their values in points, with the share of the data in brackets."""
+    """Published gaps of one pair; the legend has their values in points, with the share of the data in brackets.
+
+    They are of LLaMA on ARC, so their sign and order may be compared and not their size.
+    """
     at, points = zip(*sorted(published_gaps(first, second, size).items()), strict=True)
     words = ", ".join(f"{y:+.2f} ({100 * x:g})".replace("-", "\N{MINUS SIGN}") for x, y in zip(at, points, strict=True))
     look = {"marker": "*", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 0.7}

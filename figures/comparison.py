@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,8 +96,9 @@ def _record(path: Path) -> dict:
 
 def trainable(size: str, method: str) -> int:
     """Parameters that a method trains on LLaMA of a size, counted without weights."""
+    shape: dict[str, Any] = dict(LLAMA[size.lower()])
     with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**LLAMA[size.lower()]))
+        model = LlamaForCausalLM(LlamaConfig(**shape))
         return methods.counts(methods.apply(model, method))["trainable"]
 
 

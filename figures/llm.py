@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -13,7 +14,7 @@ from common import tables
 from common.paths import RESULTS
 from llm.claims import CLAIMS, MARGIN, interval
 from llm.experiments import FULL, PROMPT_ARMS, Experiment, ablations, rate, sample_efficiency
-from llm.study import COLUMNS, CURVE
+from llm.runs import COLUMNS, CURVE
 
 COMMITTED = RESULTS / "llm"
 NUMBERS = ("accuracy", "multiple_choice", "held_out_loss", "learning_rate", "fraction", "train_loss", "seconds")
@@ -84,7 +85,8 @@ def load() -> Measured:
         raise FileNotFoundError(f"{folder} has no study; run `python llm/study.py --full`, or without --full the twin")
     text = json.loads(path.read_text())
     try:
-        experiment = Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in text["experiment"].items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in text["experiment"].items()}
+        experiment = Experiment(**fields)
     except TypeError as error:
         raise ValueError(
             f"{path} is of another configuration than the code's ({error}); run the study again"
@@ -186,10 +188,10 @@ def common_rate(tuning: Iterable[Mapping]) -> float:
     grids = [{r["learning_rate"] for r in tuning if r["arm"] == arm} for arm in PROMPT_ARMS]
     shared = sorted(set.intersection(*grids))
     means = [
-        sum(np.mean([r["accuracy"] for r in tuning if (r["arm"], r["learning_rate"]) == (a, x)]) for a in PROMPT_ARMS)
+        [np.mean([r["accuracy"] for r in tuning if (r["arm"], r["learning_rate"]) == (arm, x)]) for arm in PROMPT_ARMS]
         for x in shared
     ]
-    return shared[int(np.nanargmax(means))]
+    return shared[int(np.nanargmax(np.sum(means, 1)))]
 
 
 def tuned(measured: Measured) -> bool:

@@ -8,13 +8,14 @@ from common import tables
 from common.streams import stream
 from llm import claims
 from llm.experiments import Cell, Experiment, ablations, rate, sample_efficiency, tuning
-from llm.study import COLUMNS, CURVE
+from llm.runs import COLUMNS, CURVE
 
 LEVEL = {"nonlinear": 0.9, "linear": 0.85, "random_init": 0.6, "full": 1.0, "lora": 0.97, "nonlinear_shared": 0.8}
 
 
 def write_study(folder: Path, experiment: Experiment) -> None:
     """Every table that the experiment asks for, as `llm.study` writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
     arms = (*experiment.arms, *experiment.matched)
     tuned = [_row(cell) for arm in arms for cell in tuning(experiment, experiment.exponents, arm)]
     main = [_row(_with_rate(cell)) for cell in sample_efficiency(experiment)]

@@ -7,10 +7,13 @@ import pytest
 
 from common.paths import NOTEBOOKS, RESULTS
 from figures.draw import DrawError, execute, main
+from llm.experiments import QUICK
+from tests.llm_studies import write_study
 from theory.studies import STUDIES
 
-RESULTS_OF_THEORY = RESULTS / "theory"
+RESULTS_OF_THEORY, RESULTS_OF_LLM = RESULTS / "theory", RESULTS / "llm"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+OF_LLM = [path for path in PATHS if "figures.llm" in path.read_text()]
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
@@ -31,14 +34,32 @@ def unfinished(path):
 def test_notebook_holds_on_the_committed_results(path, tmp_path):
     if missing := unfinished(path):
         pytest.skip(f"results/theory has no finished {', '.join(missing)} yet")
+    if path in OF_LLM and not (RESULTS_OF_LLM / "claims.csv").is_file():
+        pytest.skip("results/llm has no finished study yet")
     before = path.read_bytes()
-    execute(path, RESULTS_OF_THEORY, tmp_path)
+    execute(path, RESULTS_OF_THEORY, tmp_path, RESULTS_OF_LLM)
     assert path.read_bytes() == before
-    kinds = {suffix: {p.stem for p in tmp_path.glob(f"*{suffix}")} for suffix in (".png", ".pdf", ".csv")}
+    assert_drawn(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[pytest.mark.slow] * (p.stem != "ablations"), id=p.stem) for p in OF_LLM]
+)
+def test_notebook_holds_on_a_quick_twin(path, tmp_path):
+    """Which has neither a tuning nor ablations."""
+    study, out = tmp_path / "study", tmp_path / "out"
+    write_study(study, QUICK)
+    execute(path, RESULTS_OF_THEORY, out, study)
+    assert_drawn(path, out)
+
+
+def assert_drawn(path, folder):
+    """Whatever was drawn is there in all formats, and a picture with the name of the notebook among it."""
+    kinds = {suffix: {p.stem for p in folder.glob(f"*{suffix}")} for suffix in (".png", ".pdf", ".csv")}
     assert kinds[".png"]
     assert kinds[".png"] == kinds[".pdf"] == kinds[".csv"]
     assert path.stem in kinds[".png"]
-    for picture in tmp_path.glob("*.p*"):
+    for picture in folder.glob("*.p*"):
         assert b"CreationDate" not in picture.read_bytes()
 
 
@@ -52,7 +73,8 @@ def test_notebook_is_committed_without_outputs_and_short(path):
 
 
 def test_there_are_notebooks():
-    assert len(PATHS) >= 4
+    assert len(PATHS) >= 9
+    assert len(OF_LLM) == 5
 
 
 def test_failure_names_notebook_and_cell(tmp_path):
@@ -64,7 +86,12 @@ def test_failure_names_notebook_and_cell(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["nonsense"], "no notebook is called nonsense"), (["--results", "nowhere"], "nowhere")]
+    ("arguments", "message"),
+    [
+        (["nonsense"], "no notebook is called nonsense"),
+        (["--results", "nowhere"], "nowhere"),
+        (["--llm-results", "nowhere"], "nowhere"),
+    ],
 )
 def test_bad_arguments_are_one_line_and_code_2(arguments, message, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:

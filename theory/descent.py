@@ -198,11 +198,12 @@ def _levenberg_marquardt(
     damping, growth, passes = 1e-3, 2.0, 1
     while True:
         low, high = theta <= lower + EDGE, theta >= upper - EDGE
-        pull = _pull(layout, gradient, low | high)
-        held = (low & (pull > 0)) | (high & (pull < 0))
-        basis = _free_basis(layout, held, np.eye(layout.size))
+        held = (low & (gradient > 0)) | (high & (gradient < 0))
         variance = sse / problem.freedom
-        decrement = _decrement(basis.T @ gradient, basis.T @ gram @ basis) / max(variance, np.finfo(float).tiny)
+        basis, decrement = _certificate(layout, held, gradient, gram, variance)
+        if decrement < TOLERANCE:
+            held &= ~_let_go(layout, held, gradient, low)
+            basis, decrement = _certificate(layout, held, gradient, gram, variance)
         status = "converged" if decrement < TOLERANCE else "max_iterations" if passes >= most else None
         if sse - PROMISE * decrement * variance > rival:
             status = "given up"
@@ -270,17 +271,17 @@ def _moved(layout: Layout, theta: np.ndarray, step: np.ndarray, pairs, held: np.
     return new
 
 
-def _pull(layout: Layout, gradient: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """Gradient whose sign says whether a coordinate at its bound stays there.
+def _let_go(layout: Layout, held: np.ndarray, gradient: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Held biases whose release lowers SSE, where the free coordinates are at their minimum.
 
-    With a softmax of its own biases sum to 0: one of them moves at the cost of those that are not at their bound.
+    With a softmax of their own biases sum to 0: one at its bound moves at the cost of the free ones, and so does SSE.
     """
-    loose = layout.b[~bound[layout.b]]
-    if layout.joint or not len(loose):
-        return gradient
-    pull = gradient.copy()
-    pull[layout.b] -= gradient[loose].mean()
-    return pull
+    let_go = np.zeros(layout.size, bool)
+    tied, free = layout.b[held[layout.b]], layout.b[~held[layout.b]]
+    if not layout.joint and len(free):
+        slope = gradient[tied] - gradient[free].mean()
+        let_go[tied] = np.where(low[tied], slope < 0, slope > 0)
+    return let_go
 
 
 def _free_basis(layout: Layout, held: np.ndarray, J: np.ndarray) -> np.ndarray:
@@ -295,11 +296,16 @@ def _free_basis(layout: Layout, held: np.ndarray, J: np.ndarray) -> np.ndarray:
     return J[:, ~held]
 
 
-def _decrement(gradient: np.ndarray, gram: np.ndarray) -> float:
-    """g' G^+ g: the squared length of the residual's projection on the column space of the Jacobian."""
-    values, vectors = np.linalg.eigh(gram)
+def _certificate(layout: Layout, held, gradient, gram, variance: float) -> tuple[np.ndarray, float]:
+    """Basis of the free coordinates, and the undamped decrement on them over the noise variance.
+
+    g' G^+ g is the squared length of the residual's projection on the column space of the Jacobian.
+    """
+    basis = _free_basis(layout, held, np.eye(layout.size))
+    values, vectors = np.linalg.eigh(basis.T @ gram @ basis)
     seen = values > 1e-13 * values[-1]
-    return float(((vectors.T @ gradient)[seen] ** 2 / values[seen]).sum())
+    length = float(((vectors.T @ (basis.T @ gradient))[seen] ** 2 / values[seen]).sum())
+    return basis, length / max(variance, np.finfo(float).tiny)
 
 
 def _inside(layout: Layout, theta: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
