@@ -109,7 +109,8 @@ def test_harness_equals_simple_evaluate(stories, tmp_path):
         assert [v for v, _ in row["responses"]] == pytest.approx([v for v, _ in sample["filtered_resps"]], abs=2e-3)
         (prompt, _), *_ = sample["arguments"]
         assert prompt.count("It is") == 11  # ten others and the item
-        assert prompt.split("\n\n")[-1] not in prompt.split("\n\n")[:-1]
+        *examples, own = prompt.split("\n\n")
+        assert not any(example.startswith(own + " ") for example in examples)
         assert "[header]" not in prompt
 
 
