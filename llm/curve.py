@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 from transformers import TrainerCallback
 
@@ -41,6 +42,9 @@ def loss_sum(
         loss, count = response_loss(model, {name: tensor.to(device) for name, tensor in batch.items()})
         if start + process < len(batches):
             total, number = total + loss.item(), number + count
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # some stay whole until a backward pass, which does not come
     model.train(training)
     return total, number
 
