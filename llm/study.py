@@ -36,7 +36,7 @@ from llm.experiments import (
     sample_efficiency,
     tuning,
 )
-from llm.runs import COLUMNS, CURVE, KEY, Runner, Table, untuned
+from llm.runs import COLUMNS, CURVE, KEY, Runner, Table, key, untuned
 
 TABLES = ("tuning", "sample_efficiency", "ablations")
 WIDEN = 6  # an arm whose best is still at an edge then has no best rate in reach
@@ -119,7 +119,9 @@ def study(
     say("learning rates: " + ", ".join(f"{arm} {r:g}" for arm, r in rates.items()))
     for name, cells in (("sample_efficiency", sample_efficiency(experiment)), ("ablations", ablations(experiment))):
         if name in wanted and cells:
-            runner.fill(Table(folder, name), [_with_rate(cell, rates) for cell in cells], name)
+            grown, todo = Table(folder, name), [_with_rate(cell, rates) for cell in cells]
+            _reuse(grown, Table(folder, "sample_efficiency"), todo)
+            runner.fill(grown, todo, name)
     _write_sorted(folder)
     found = claims.write(folder, *(tables.read(folder / f"{name}.csv", COLUMNS) for name in TABLES[1:]))
     for claim in found:
@@ -128,6 +130,14 @@ def study(
                 **claim
             )
         )
+
+
+def _reuse(table: Table, earlier: Table, cells: Sequence[Cell]) -> None:
+    """Where the common rate is an arm's best one, the run is that of the main study: its row is taken over."""
+    for cell in cells:
+        same = earlier.rows.get(key(replace(cell, ablation="", setting="")))
+        if cell.ablation == "common_rate" and same and key(cell) not in table.rows:
+            table.add({**same, "ablation": cell.ablation, "setting": cell.setting})
 
 
 def _with_rate(cell: Cell, rates: dict[str, float]) -> Cell:

@@ -145,6 +145,19 @@ def test_grid_is_widened_until_no_best_is_at_its_edge(worlds, tmp_path):
     assert max(study._rates(table, "linear")) == rate(2.0)
 
 
+def test_a_run_of_the_main_study_is_not_made_again(tmp_path):
+    earlier, table = study.Table(tmp_path, "sample_efficiency"), study.Table(tmp_path, "ablations")
+    fake(earlier, {("linear", 0.1): (0.5, 1.0)})
+    cells = [
+        Cell("linear", 0.3, seed, r, ablation=name, setting="x")
+        for seed, r, name in ((100, 0.1, "common_rate"), (100, 0.2, "common_rate"), (101, 0.1, "layers"))
+    ]
+    study._reuse(table, earlier, cells)
+    study._reuse(table, earlier, cells)
+    assert list(table.rows) == [runs.key(cells[0])]
+    assert [r["accuracy"] for r in tables.read(table.path, study.COLUMNS)] == ["0.5"]
+
+
 def test_a_diverged_run_is_a_row_without_a_score(worlds):
     row, _ = runs.run(Cell("full", 1.0, 0, 1e38), TINY, str(worlds))
     assert row["status"] == "diverged"
