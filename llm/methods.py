@@ -78,8 +78,9 @@ def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = Non
         if prompts is not None:
             adapter.attach(model, prompts)
     if method in OWN:
+        tensors = _tensors(model, method)
         model.requires_grad_(False)
-        for module, name in _tensors(model, method):
+        for module, name in tensors:
             _make_trainable(module, name, keep_dtype=method == "full")
     return _remember(model, method)
 
@@ -237,14 +238,19 @@ def _configurations(method: str, options: dict[str, Any], seed: int) -> tuple[Ad
 
 def _wrap(model: nn.Module, config: Any) -> nn.Module:
     """PEFT's model of this configuration, trainable tensors in float32."""
-    wanted = getattr(config, "target_modules", None)
-    if isinstance(wanted, set | list) and not any(name.endswith(tuple(wanted)) for name, _ in model.named_modules()):
+    found, wanted = {name.rpartition(".")[2] for name, _ in model.named_modules()}, _targets(config)
+    if missing := sorted(wanted - found):
         raise ValueError(
-            f"{type(model).__name__} has no modules {', '.join(sorted(wanted))}; name its own by the option "
-            "target_modules (a family with one fused projection has qkv_proj)"
+            f"{type(model).__name__} has no modules {', '.join(missing)}; name its own by the option target_modules "
+            "(a family with one fused projection has qkv_proj)"
         )
     with _peft() as peft:
         return _in_float32(peft.get_peft_model(model, config))  # type: ignore[arg-type]
+
+
+def _targets(config: Any) -> set[str]:
+    wanted = getattr(config, "target_modules", None)
+    return set() if wanted is None or isinstance(wanted, str) else {name.rpartition(".")[2] for name in wanted}
 
 
 @contextmanager
