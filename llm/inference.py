@@ -65,7 +65,15 @@ def load_base(model: str | Path, precision: str = "auto", device: str | None = N
             "download or save the model again"
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return base.to(device).eval(), tokenizer
+    try:
+        return base.to(device).eval(), tokenizer
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the device must be one of this machine, such as cpu or cuda; got {device!r} ({reason})"
+        ) from error
 
 
 def load(

@@ -246,6 +246,7 @@ def test_errors_are_one_line(base, tmp_path, capsys, monkeypatch):
     refused(capsys, command, "no model folder at")
     refused(capsys, arguments(base, tmp_path, "--adapter", str(empty)), "adapter_config.json")
     refused(capsys, arguments(base, tmp_path, "--gate-activation", "identity"), "needs an adapter with gates")
+    refused(capsys, arguments(base, tmp_path, "--device", "cudda"), "the device must be one of this machine")
 
     def unreachable(*args, **kwargs):
         raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
