@@ -29,11 +29,12 @@ MARKS = {"consistent": "=", "faster": "<", "slower": ">", "not resolved": "?", "
 
 
 def quick() -> str:
-    """What the quick twins print."""
+    """What the quick twins print, its last line (seconds and machine) first."""
     path = RESULTS / "quick" / "table.txt"
-    return (
-        f"```\n{path.read_text()}```" if path.exists() else "Not run: `python theory/simulate.py --out results/quick`."
-    )
+    if not path.exists():
+        return "Not run: `python theory/simulate.py --out results/quick`."
+    text = path.read_text()
+    return f"In {text.splitlines()[-1]}:\n\n```\n{text}```"
 
 
 def rates() -> str:
@@ -46,7 +47,11 @@ def rates() -> str:
     tested = [r for r in found.values() if r["theory"]]
     covered = sum(float(r["low"]) <= float(r["theory"]) <= float(r["high"]) for r in tested)
     verdicts = Counter(r["verdict"] for r in tested)
-    lines += ["", f"{covered} of {len(tested)} intervals cover the theory value exactly; "]
+    should = round(0.95 * len(tested))
+    lines += [
+        "",
+        f"{covered} of {len(tested)} intervals cover the theory value ({should} should, were it the exact slope); ",
+    ]
     lines[-1] += ", ".join(
         f"{verdicts[v]} {v} ({MARKS[v]})" for v in ("consistent", "faster", "slower", "not resolved")
     )
