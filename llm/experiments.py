@@ -150,9 +150,12 @@ def _ablations(experiment: Experiment) -> Iterator[Cell]:
         yield Cell(arm, fraction, seed, ablation="matched", setting=arm)
     for arm, fraction, seed in product(PROMPT_ARMS, experiment.fractions, experiment.seeds):
         yield Cell(arm, fraction, seed, "common", ablation="common_rate", setting="one rate for all")
+    # The same in other worlds, at the rates that are best in the first.
+    for world, arm, fraction, seed in product(experiment.worlds, PROMPT_ARMS, (0.1, 1.0), seeds):
+        yield Cell(arm, fraction, seed, ablation="world", setting=f"world {world}", world=world)
     # One change at a time, at the rate that was best without it; the setting without it is in the main study.
     changes: dict[str, tuple[tuple[str, ...], tuple]] = {
-        "initial_scale": (PROMPT_ARMS, (1e-3, 3e-2, 1.0)),
+        "initial_scale": (PROMPT_ARMS, (1e-3, 3e-2, 1.0)),  # 1 is the published start of two of them
         "prompt_length": (pair, (1, 3, 30)),
         "layers": (pair, (1, 2, 6)),
         "activation": (("nonlinear",), ("leaky_relu", "gelu", "tanh", "sigmoid")),
@@ -169,5 +172,3 @@ def _ablations(experiment: Experiment) -> Iterator[Cell]:
         yield Cell(arm, share, seed, ablation="gate", setting=setting, options=options, gate=gate)
     for arm, fraction, seed in product(PROMPT_ARMS, experiment.fractions, seeds):
         yield Cell(arm, fraction, seed, ablation="equal_epochs", setting="5 epochs", epochs=5)
-    for world, arm, fraction, seed in product(experiment.worlds, PROMPT_ARMS, (0.1, 1.0), seeds):
-        yield Cell(arm, fraction, seed, ablation="world", setting=f"world {world}", world=world)

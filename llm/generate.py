@@ -25,7 +25,7 @@ from transformers import TextStreamer
 from llm import data, inference, journal
 from llm.decoding import DECODINGS, Decoding, generate, token_ids
 from llm.evaluate import Parser, add_model_arguments, label
-from llm.rows import _read_file
+from llm.rows import read_file
 
 EXAMPLES = """examples:
   python llm/generate.py --model models/llama-7b --adapter runs/nonlinear/adapter
@@ -136,7 +136,7 @@ def answer_file(
 
 def _instructions(path: Path) -> list[dict[str, Any]]:
     """Rows of a .json, .jsonl or .parquet file; any columns, `instruction` among them, and an `input` or none."""
-    rows = _read_file(path)
+    rows = read_file(path)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
             found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__

@@ -33,7 +33,7 @@ def read(source: str | os.PathLike, split: str = "train") -> list[Row]:
     """
     path = Path(source)
     if path.is_file() or path.suffix.lower() in FORMATS or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        found = _read_file(path)
+        found = read_file(path)
     else:
         found = _read_hub(str(source), split)
     if not found:
@@ -41,7 +41,8 @@ def read(source: str | os.PathLike, split: str = "train") -> list[Row]:
     return [_row(row, number, source) for number, row in enumerate(found, 1)]
 
 
-def _read_file(path: Path) -> list[Any]:
+def read_file(path: Path) -> list[Any]:
+    """What a local .json, .jsonl or .parquet file holds, row by row; errors as of `read`."""
     if not path.is_file():
         raise FileNotFoundError(
             f"no data file at {path}; give the path of a {', '.join(FORMATS)} file, or a hub id (tatsu-lab/alpaca)"

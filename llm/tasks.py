@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common.streams import stream
-from llm.rows import _read_file
+from llm.rows import read_file
 
 Row = dict[str, Any]
 # Data set, configuration and split on the hub.
@@ -155,7 +155,7 @@ def _arc_rows(path: Path) -> list[Row]:
             "choices": {name: [choice[name] for choice in row["question"]["choices"]] for name in ("text", "label")},
             "answerKey": row["answerKey"],
         }
-        for row in _read_file(path)
+        for row in read_file(path)
     ]
 
 
@@ -187,7 +187,7 @@ def _mmlu_rows(files: dict[str, bytes]) -> list[Row]:
 
 
 def _truthfulqa_json(path: Path) -> list[Row]:
-    found = _read_file(path)
+    found = read_file(path)
     return [_truthfulqa_row(row["question"], row["mc1_targets"], row["mc2_targets"]) for row in found]
 
 
@@ -214,14 +214,14 @@ def _truthfulqa_row(question: str, mc1: dict[str, int], mc2: dict[str, int]) -> 
 
 def _sources(task: str) -> list[tuple[str, Callable[[Path], list[Row]]]]:
     """Patterns of file names, first choice first, and how each is read."""
-    return [(f"{task}.jsonl", _read_file), *_AS_PUBLISHED.get(task, [])]
+    return [(f"{task}.jsonl", read_file), *_AS_PUBLISHED.get(task, [])]
 
 
 _MMLU = "test/*_test.csv"
 _AS_PUBLISHED: dict[str, list[tuple[str, Callable[[Path], list[Row]]]]] = {
     "arc_easy": [("ARC-Easy-Test.jsonl", _arc_rows)],
     "arc_challenge": [("ARC-Challenge-Test.jsonl", _arc_rows)],
-    "hellaswag": [("hellaswag_val*.jsonl", _read_file)],
+    "hellaswag": [("hellaswag_val*.jsonl", read_file)],
     "mmlu": [(_MMLU, _mmlu_folder), ("*mmlu*.zip", _mmlu_zip)],
     "truthfulqa": [("mc_task.json", _truthfulqa_json), ("TruthfulQA.csv", _truthfulqa_csv)],
 }
