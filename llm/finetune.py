@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from common.paths import RESULTS, SCRATCH
-from llm import data, inference, journal, methods
+from llm import data, inference, journal, methods, tensors
 from llm.estimate import report
 from llm.evaluate import label
 from llm.presets import PRESETS, Preset
@@ -81,7 +81,7 @@ def run(preset: Preset, share: float, out: Path, result: Path, fresh: bool = Fal
         model = methods.apply(_base(preset)[0], preset.method, preset.options, settings.seed)
         checkpoint = last_checkpoint(out)
         assert checkpoint is not None
-        methods.restore(model, methods.read_tensors(checkpoint / methods.TENSORS))
+        tensors.restore(model, tensors.read(checkpoint / tensors.NAME))
     folder = out / ("model" if preset.method == "full" else "adapter")
     methods.save(model, folder)
     if preset.method == "full":

@@ -21,12 +21,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
 from common.records import write_atomic
-from llm import adapter
+from llm import adapter, tensors
 from llm.adapter import owner, trainable_parameters
 from llm.modules import PROMPTS, AdapterConfig
 
@@ -39,11 +37,10 @@ PEFT: dict[str, tuple[str, dict[str, Any]]] = {
     "ia3": ("IA3Config", {"target_modules": _ATTENTION, "feedforward_modules": []}),
     "prompt_tuning": ("PromptTuningConfig", {"num_virtual_tokens": 10}),
 }
-OWN = ("full", "bitfit", "norms")
+OWN = tensors.METHODS
 METHODS = (*PROMPTS, *COMBINED, *PEFT, *OWN)
 
-MARKER, TENSORS = "method.json", "tensors.safetensors"
-_ORIGINAL = (".parametrizations.", ".original")
+MARKER, TENSORS = "method.json", tensors.NAME
 
 
 def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = None, seed: int = 0) -> nn.Module:
@@ -78,10 +75,7 @@ def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = Non
         if prompts is not None:
             adapter.attach(model, prompts)
     if method in OWN:
-        tensors = _tensors(model, method)
-        model.requires_grad_(False)
-        for module, name in tensors:
-            _make_trainable(module, name, keep_dtype=method == "full")
+        tensors.train_only(model, method)
     return _remember(model, method)
 
 
@@ -108,9 +102,7 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
     elif method == "full":
         owner(model).save_pretrained(folder)
     else:
-        unfinished = folder / (TENSORS + ".part")
-        save_file({name: t.cpu().contiguous() for name, t in trained(model).items()}, unfinished, {"format": "pt"})
-        unfinished.replace(folder / TENSORS)
+        tensors.write(folder / TENSORS, tensors.trained(model))
     write_atomic(folder / MARKER, json.dumps({"method": method, "version": 1}) + "\n")
 
 
@@ -141,7 +133,7 @@ def load(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
         model = _load_full(model, folder)
     else:
         apply(model, method)
-        restore(model, read_tensors(folder / TENSORS))
+        tensors.restore(model, tensors.read(folder / TENSORS))
     return _remember(model, method)
 
 
@@ -156,42 +148,6 @@ def saved_method(folder: str | os.PathLike) -> str:
 def counts(model: nn.Module) -> dict[str, int]:
     """Numbers of trainable parameters and of all of them, frozen base included."""
     return {"trainable": trainable_parameters(model), "all": sum(p.numel() for p in model.parameters())}
-
-
-def trained(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable tensors by name, as the base names its own."""
-    return {_plain(name): p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-@torch.no_grad()
-def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors from `trained` back into a model that the same method was applied to.
-
-    Raises
-    ------
-    ValueError
-        If names or shapes differ from the model's trainable ones; nothing is changed then.
-    """
-    own = trained(model)
-    found, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (tensors, own))
-    if wrong := sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)):
-        raise ValueError(
-            "the tensors must be those that the method trains on this model; differing: "
-            + ", ".join(f"{n} ({found.get(n, 'absent')}, model: {expected.get(n, 'absent')})" for n in wrong[:3])
-            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        )
-    for name, tensor in own.items():
-        tensor.copy_(tensors[name])
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Contents of a safetensors file; FileNotFoundError or ValueError in words."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or cut short ({error}); restore it or train again") from error
 
 
 def _remember(model: nn.Module, method: str) -> nn.Module:
@@ -288,48 +244,3 @@ def _load_full(model: nn.Module, folder: Path) -> nn.Module:
     base: Any = owner(model)
     options = {"dtype": base.dtype, "attn_implementation": base.config._attn_implementation}
     return type(base).from_pretrained(folder, **options).to(base.device).train(model.training)
-
-
-def _tensors(model: nn.Module, method: str) -> list[tuple[nn.Module, str]]:
-    """Parameters of the base that a method trains, each as its module and its name there."""
-    every = [(module, name) for module in model.modules() for name, _ in module.named_parameters(recurse=False)]
-    if method == "full":
-        return every
-    if method == "norms":
-        return [(module, name) for module, name in every if type(module).__name__.endswith("Norm")]
-    biases = [(module, name) for module, name in every if name == "bias"]
-    if not biases:
-        raise ValueError(
-            f"bitfit trains biases, and {type(owner(model)).__name__} has none; use the method norms, which trains the "
-            "weights of its normalisations, or a family with biases (Qwen2)"
-        )
-    return biases
-
-
-class _Cast(nn.Module):
-    """A float32 parameter as its module computes with it."""
-
-    def __init__(self, dtype: torch.dtype):
-        super().__init__()
-        self.dtype = dtype
-
-    def forward(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype)
-
-
-def _make_trainable(module: nn.Module, name: str, keep_dtype: bool) -> None:
-    parameter: nn.Parameter = getattr(module, name)
-    if not keep_dtype and parameter.dtype != torch.float32:
-        dtype = parameter.dtype
-        parameter.data = parameter.data.float()
-        parametrize.register_parametrization(module, name, _Cast(dtype), unsafe=True)  # unsafe: it changes the dtype
-    parameter.requires_grad_(True)
-
-
-def _plain(name: str) -> str:
-    """Name of a parameter without what its parametrisation adds."""
-    middle, end = _ORIGINAL
-    if middle not in name:
-        return name
-    module, _, rest = name.rpartition(middle)
-    return f"{module}.{rest.removesuffix(end)}"

@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from accelerate.utils import save_fsdp_optimizer
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from llm import adapter, files, methods
+from llm import adapter, files, tensors
 from llm.batches import Batches
 from llm.data import Example
 from llm.loss import response_loss
@@ -144,19 +143,15 @@ class ResponseTrainer(LightTrainer):
         return None  # the same
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        tensors = {name: _whole(t).cpu().contiguous() for name, t in methods.trained(self._unwrapped()).items()}
+        whole = {name: _whole(tensor) for name, tensor in tensors.trained(self._unwrapped()).items()}
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, folder / methods.TENSORS, {"format": "pt"})
+            tensors.write(folder / tensors.NAME, whole)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         model = self._unwrapped() if model is None else model
-        tensors, own = methods.read_tensors(Path(resume_from_checkpoint) / methods.TENSORS), methods.trained(model)
-        for name, tensor in own.items():
-            if isinstance(tensor, DTensor) and name in tensors:
-                tensors[name] = distribute_tensor(tensors[name], tensor.device_mesh, tensor.placements)
-        methods.restore(model, tensors)
+        tensors.restore(model, tensors.read(Path(resume_from_checkpoint) / tensors.NAME))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:

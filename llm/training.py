@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import TrainingArguments
 
-from llm import methods
+from llm import tensors
 from llm.adapter import owner
 from llm.batches import Batches
 from llm.curve import CURVE_NAME, Collate, Curve, TrainingError, loss_sum
@@ -165,7 +165,7 @@ def train(
     checkpoint = None if folder is None else _tidy(folder, process == 0, keep=resume)
     done = 0 if checkpoint is None else _step(checkpoint)
     if checkpoint is not None and done >= arguments.max_steps:
-        methods.restore(model, methods.read_tensors(checkpoint / methods.TENSORS))
+        tensors.restore(model, tensors.read(checkpoint / tensors.NAME))
         return json.loads((checkpoint / CURVE_NAME).read_text())["rows"]
     bar = tqdm(total=arguments.max_steps, initial=done, unit="step", mininterval=1, disable=not progress)
     with _as_it_was(model), _memory_in_words(), bar:

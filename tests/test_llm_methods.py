@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from llm import adapter, convert, methods
-from llm.methods import COMBINED, METHODS, PEFT, PROMPTS, apply, counts, load, save, trained
+from llm import adapter, convert, methods, tensors
+from llm.methods import COMBINED, METHODS, PEFT, PROMPTS, apply, counts, load, save
+from llm.tensors import trained
 from tests.llm_helpers import adapter_of, tiny, tokens
 from tests.test_llm_files import on_meta
 
@@ -225,7 +226,7 @@ def test_the_tensors_of_another_method_are_not_restored():
     model = prepared("linear")
     before = {name: t.clone() for name, t in trained(model).items()}
     with pytest.raises(ValueError, match="must be those that the method trains"):
-        methods.restore(model, trained(prepared("lora")))
+        tensors.restore(model, trained(prepared("lora")))
     assert all(torch.equal(t, before[name]) for name, t in trained(model).items())
 
 
