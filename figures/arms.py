@@ -58,6 +58,7 @@ def stars(ax: Axes, first: str, second: str, size: str, colour: str) -> None:
     at, points = zip(*sorted(published_gaps(first, second, size).items()), strict=True)
     words = ", ".join(f"{y:+.2f} ({100 * x:g})".replace("-", "\N{MINUS SIGN}") for x, y in zip(at, points, strict=True))
     look = {"marker": "*", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 0.7}
+    ax.set_xticks(sorted({*ax.get_xticks(), *at}))
     ax.plot(at, np.array(points) / 100, color=colour, linestyle="", zorder=5, label=f"{size}: {words}", **look)
 
 
