@@ -146,29 +146,31 @@ def ablations(experiment: Experiment) -> list[Cell]:
 def _ablations(experiment: Experiment) -> Iterator[Cell]:
     pair, seeds, share = ("linear", "nonlinear"), experiment.ablation_seeds, experiment.tuning_fraction
     # As many parameters, each at its own best rate; and all arms at one rate.
-    for arm, fraction, seed in product(experiment.matched, experiment.fractions, experiment.seeds):
-        yield Cell(arm, fraction, seed, ablation="matched", setting=arm)
+    for arm in experiment.matched:
+        fractions = experiment.fractions if arm == "linear_matched" else (share,)
+        for fraction, seed in product(fractions, experiment.seeds):
+            yield Cell(arm, fraction, seed, ablation="matched", setting=arm)
     for arm, fraction, seed in product(PROMPT_ARMS, experiment.fractions, experiment.seeds):
         yield Cell(arm, fraction, seed, "common", ablation="common_rate", setting="one rate for all")
-    # The same in other worlds, at the rates that are best in the first.
-    for world, arm, fraction, seed in product(experiment.worlds, PROMPT_ARMS, (0.1, 1.0), seeds):
-        yield Cell(arm, fraction, seed, ablation="world", setting=f"world {world}", world=world)
     # One change at a time, at the rate that was best without it; the setting without it is in the main study.
-    changes: dict[str, tuple[tuple[str, ...], tuple]] = {
-        "initial_scale": (PROMPT_ARMS, (1e-3, 3e-2, 1.0)),  # 1 is the published start of two of them
-        "prompt_length": (pair, (1, 3, 30)),
-        "layers": (pair, (1, 2, 6)),
-        "activation": (("nonlinear",), ("leaky_relu", "gelu", "tanh", "sigmoid")),
-    }
-    for option, (arms, values) in changes.items():
+    changes: list[tuple[str, tuple[str, ...], tuple]] = [
+        ("initial_scale", pair, (1e-3, 3e-2)),
+        ("initial_scale", ("nonlinear",), (1.0,)),  # the published start of linear prompts
+        ("prompt_length", pair, (1, 30)),
+        ("layers", pair, (1, 6)),
+        ("activation", ("nonlinear",), ("gelu", "tanh")),
+    ]
+    for option, arms, values in changes:
         for arm, value, seed in product(arms, values, seeds):
             yield Cell(arm, share, seed, ablation=option, setting=str(value), options={option: value})
-    gates: dict[str, tuple[dict[str, Any], float | None]] = {
-        "no tanh": ({"gate_activation": "identity"}, None),
-        "input-dependent": ({"gate": "adapt"}, None),
-        "off (fixed at 1)": ({"gate_activation": "identity"}, 1.0),
-    }
-    for arm, (setting, (options, gate)), seed in product(pair, gates.items(), seeds):
-        yield Cell(arm, share, seed, ablation="gate", setting=setting, options=options, gate=gate)
-    for arm, fraction, seed in product(PROMPT_ARMS, experiment.fractions, seeds):
+    for setting, gate in (("no tanh", None), ("off (fixed at 1)", 1.0)):
+        for arm, seed in product(pair, seeds):
+            options = {"gate_activation": "identity"}
+            yield Cell(arm, share, seed, ablation="gate", setting=setting, options=options, gate=gate)
+    for arm, seed in product(pair, seeds):
+        yield Cell(arm, share, seed, ablation="gate", setting="input-dependent", options={"gate": "adapt"})
+    for arm, fraction, seed in product(PROMPT_ARMS, (0.1, 1.0), seeds):
         yield Cell(arm, fraction, seed, ablation="equal_epochs", setting="5 epochs", epochs=5)
+    # Other worlds, at the rates that are best in the first.
+    for world, arm, seed in product(experiment.worlds, PROMPT_ARMS, seeds):
+        yield Cell(arm, share, seed, ablation="world", setting=f"world {world}", world=world)
