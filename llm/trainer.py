@@ -54,11 +54,16 @@ class AdapterTrainer(LightTrainer):
     Raises
     ------
     ValueError
-        If the model has no adapter.
+        If the model has no adapter, or trains more than that.
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
-        adapter.attached(model)
+        own = {id(p) for p in adapter.attached(model).parameters()}
+        if others := [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]:
+            raise ValueError(
+                f"AdapterTrainer saves the adapter alone, and {len(others)} other tensors train too ({others[0]}, ...), "
+                "which its checkpoints would lose; freeze them, or use llm.methods (linear+lora) with llm.training.train"
+            )
         super().__init__(model, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

@@ -228,6 +228,17 @@ def test_trainer_keeps_the_best_and_refuses_another_adapters_checkpoint(tmp_path
         AdapterTrainer(tiny(), arguments(tmp_path))
 
 
+def test_trainer_refuses_to_lose_a_lora(tmp_path):
+    lora = peft.LoraConfig(target_modules=["q_proj"])
+    model = attach(peft.get_peft_model(tiny(), lora), AdapterConfig())
+    with pytest.raises(ValueError, match=r"saves the adapter alone, and 8 other tensors train too .*lora_A"):
+        AdapterTrainer(model, arguments(tmp_path), train_dataset=rows())
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(False)
+    AdapterTrainer(model, arguments(tmp_path), train_dataset=rows())
+
+
 def test_trainer_accepts_a_quantised_base(tmp_path):
     """bitsandbytes needs a GPU; a base that says it is quantised passes the check that the plain Trainer fails."""
     model = fresh()
