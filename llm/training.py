@@ -173,10 +173,7 @@ def train(
         curve = Curve(validation, collate, size, settings.evaluate_every, bar)
         trainer = ResponseTrainer(model, arguments, batches, examples, collate, curve.add)
         curve.start(trainer, checkpoint)
-        try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        finally:
-            trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return curve.rows
 
 
@@ -244,13 +241,18 @@ def _tidy(folder: Path, writer: bool, keep: bool) -> Path | None:
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put back what Trainer changes in a model besides its weights."""
+    """Put back what Trainer and accelerate change in a model besides its weights."""
     base: Any = owner(model)
-    training, cache = model.training, base.config.use_cache
+    training, cache, own = model.training, base.config.use_cache, model.__dict__.get("forward")
     try:
         yield
     finally:
         model.train(training)
+        # accelerate has put autocast around it, and keeps the former one under a name of its own.
+        for name in ("forward", "_original_forward"):
+            model.__dict__.pop(name, None)
+        if own is not None:
+            model.forward = own
         base.config.use_cache = cache
         if base.is_activation_checkpointing:
             base.activation_checkpointing_disable()
