@@ -87,9 +87,13 @@ def verdict(low: float, high: float) -> str:
 
 def judge(efficiency: Rows, ablations: Rows) -> list[dict]:
     """Every claim under every way to choose the rates that has been run."""
-    by = {name: [r for r in ablations if r["ablation"] == name] for name in ("common_rate", "matched", "equal_epochs")}
+    by = {
+        name: [r for r in ablations if r["ablation"] == name]
+        for name in ("common_rate", "published_rate", "matched", "equal_epochs")
+    }
     worlds = sorted({r["world"] for r in ablations if r["ablation"] == "world"})
     found = [*_judge(efficiency, "own best", ORDER), *_judge(by["common_rate"], "one for all", ORDER)]
+    found += _judge(by["published_rate"], "as published", ORDER)
     found += _judge([*efficiency, *by["matched"]], "own best", SIZES)
     found += _judge(by["equal_epochs"], "own best, 5 epochs", ORDER)
     for world in worlds:

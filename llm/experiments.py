@@ -19,6 +19,7 @@ from llm.data import FRACTIONS
 
 # Half decades; a grid is widened by further ones until no arm's best is at its edge.
 EXPONENTS = (-3.5, -3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0)
+PUBLISHED_RATE = 2.25e-3  # of all prompts, at batch 64
 PROMPT_ARMS = ("linear", "nonlinear", "random_init")  # the paper's own three
 
 
@@ -152,6 +153,8 @@ def _ablations(experiment: Experiment) -> Iterator[Cell]:
             yield Cell(arm, fraction, seed, ablation="matched", setting=arm)
     for arm, fraction, seed in product(PROMPT_ARMS, experiment.fractions, experiment.seeds):
         yield Cell(arm, fraction, seed, "common", ablation="common_rate", setting="one rate for all")
+    for arm, fraction, seed in product(PROMPT_ARMS, (0.1, share, 1.0), seeds):
+        yield Cell(arm, fraction, seed, PUBLISHED_RATE, ablation="published_rate", setting=f"{PUBLISHED_RATE:g}")
     # One change at a time, at the rate that was best without it; the setting without it is in the main study.
     changes: list[tuple[str, tuple[str, ...], tuple]] = [
         ("initial_scale", pair, (1e-3, 3e-2)),
