@@ -13,7 +13,7 @@ computation, n tokens at once in rows of T, t trainable tensors and V words:
                    with gradient checkpointing: n K b h + that of one layer
     logits         n V (b + 8)                                              if every token had a label
 
-    FLOPs of a token    forward 2 M + 4 N h T, backward K / N of that, and K / N 2 M again if the matrices train
+    FLOPs of a token    2 M + 4 N h T forward, K / N (2 M + 8 N h T) backward, 2 M more if the matrices train
 
 Activations are those of a fused attention (sdpa), which keeps no scores. Allocators keep 5 to 20 % more than is in use.
 Time is FLOPs over a throughput: that of `--throughput`, or 40 % of what this machine does in a matrix product. The
@@ -98,9 +98,8 @@ def estimate(model: nn.Module, settings: Training, at_once: int) -> Estimate:
     activations = at_once * layers * kept
     if settings.gradient_checkpointing:
         activations = at_once * (layers * b * h + kept)
-    forward = 2 * sum(p.numel() for p in matrices) + 4 * depth * h * min(settings.length, at_once)
-    share = layers / depth
-    again = share * 2 * sum(p.numel() for p in matrices) if train else 0
+    products = 2 * sum(p.numel() for p in matrices)
+    scores, share = 4 * depth * h * min(settings.length, at_once), layers / depth
     return Estimate(
         trainable=numbers["trainable"],
         parameters=numbers["all"],
@@ -109,7 +108,7 @@ def estimate(model: nn.Module, settings: Training, at_once: int) -> Estimate:
         optimizer=8 * numbers["trainable"],
         activations=activations,
         logits=at_once * config.vocab_size * (b + 8),
-        flops_per_token=forward * (1 + share) + again,
+        flops_per_token=products + scores + share * (products + 2 * scores) + (products if train else 0),
     )
 
 
