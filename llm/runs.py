@@ -3,17 +3,16 @@
 import copy
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from common import tables
+from common import tables, workers
 from llm import methods, pretrain
 from llm.data import encode, fraction
 from llm.experiments import ARMS, Cell, Experiment
@@ -121,9 +120,9 @@ def key(row: Any) -> tuple[str, ...]:
 class Runner:
     """Runs cells that have no row yet, on worker processes, and keeps their rows."""
 
-    def __init__(self, experiment: Experiment, folder: Path, worlds: Path, workers: int, device: str):
+    def __init__(self, experiment: Experiment, folder: Path, worlds: Path, count: int, device: str):
         self.experiment, self.folder, self.worlds, self.device = experiment, folder, str(worlds), device
-        self.pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        self.pool = workers.pool(count)
 
     def __enter__(self) -> "Runner":
         return self

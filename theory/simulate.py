@@ -17,13 +17,11 @@ import argparse
 import contextlib
 import json
 import math
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import replace
 from itertools import pairwise
-from multiprocessing import connection, get_context, parent_process
 
 import numpy as np
 from tqdm import tqdm
@@ -32,6 +30,7 @@ from common import tables
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from common.streams import stream
+from common.workers import pool
 from theory.coordinates import Layout
 from theory.identifiability import IdentifiabilityError
 from theory.rates import slope, verdict
@@ -256,22 +255,7 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Stu
 
 
 def _pool(workers: int):
-    # Spawned, not forked: the same on every platform, and no worker inherits a lock or a thread.
-    if workers == 1:
-        return contextlib.nullcontext()
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the main process does, which a kill would not tell it."""
-    parent = parent_process()
-    if parent is not None:
-
-        def watch() -> None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
+    return contextlib.nullcontext() if workers == 1 else pool(workers)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
