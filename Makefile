@@ -2,6 +2,7 @@
 # Every target first creates .venv and installs requirements.txt, unless that was done already.
 PYTHON ?= python3
 PY := .venv/bin/python
+PARALLEL := -n logical --maxprocesses 4
 
 WORLDS := $(patsubst %,results/llm/worlds/%/world.json,0 1 2)
 
@@ -13,10 +14,10 @@ reproduce: .venv/installed  ## quick twin of every study, notebooks and figures 
 	$(PY) figures/draw.py --results results/scratch/theory --llm-results results/scratch/llm --out figures/out/quick
 
 test: .venv/installed  ## the test suite
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 test-all: .venv/installed  ## with the slow tests
-	$(PY) -m pytest -m "slow or not slow"
+	$(PY) -m pytest $(PARALLEL) -m "slow or not slow"
 
 results: .venv/installed $(WORLDS)  ## every study in full; goes on where it was stopped
 	$(PY) theory/simulate.py --full
