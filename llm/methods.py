@@ -68,7 +68,7 @@ def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = Non
         If the method or an option is unknown, or the model has no tensor of this kind.
     """
     prompts, other = _configurations(method, dict(options or {}), seed)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if other is not None:
             model = _wrap(model, other)

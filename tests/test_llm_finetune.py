@@ -184,7 +184,14 @@ def test_launchers_give_the_curve_of_one_process(launcher, command, base, tmp_pa
     _, alone = command()
     launch = {
         "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613"],
-        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "29614"],
+        "accelerate": [
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            "29614",
+        ],
     }[launcher]
     places = ["--out", str(tmp_path / launcher), "--result", str(tmp_path / f"{launcher}.json")]
     sources = ["--model", str(base), "--data", str(base / "instructions.json"), "--set", "layers=2"]
