@@ -32,7 +32,7 @@ figures: .venv/installed  ## notebooks and figures from the committed results
 bench: .venv/installed  ## side by side with peers, one thread
 	$(PY) benchmarks/estimator.py
 	$(PY) benchmarks/llm_attention.py
-	$(PY) benchmarks/llm_data.py
+	$(if $(ZIA_DATA),$(PY) benchmarks/llm_data.py,@echo "llm_data.py: not run; set ZIA_DATA to a folder with real data")
 
 check: .venv/installed  ## style and types
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/pyright

@@ -153,14 +153,14 @@ def _ablations(experiment: Experiment) -> Iterator[Cell]:
             yield Cell(arm, fraction, seed, ablation="matched", setting=arm)
     for arm, fraction, seed in product(PROMPT_ARMS, experiment.fractions, experiment.seeds):
         yield Cell(arm, fraction, seed, "common", ablation="common_rate", setting="one rate for all")
-    for arm, fraction, seed in product(PROMPT_ARMS, (0.1, share, 1.0), seeds):
+    for arm, fraction, seed in product(PROMPT_ARMS, (share, 1.0), seeds):
         yield Cell(arm, fraction, seed, PUBLISHED_RATE, ablation="published_rate", setting=f"{PUBLISHED_RATE:g}")
     # One change at a time, at the rate that was best without it; the setting without it is in the main study.
     changes: list[tuple[str, tuple[str, ...], tuple]] = [
-        ("initial_scale", pair, (1e-3, 3e-2)),
+        ("initial_scale", pair, (3e-2,)),
         ("initial_scale", ("nonlinear",), (1.0,)),  # the published start of linear prompts
         ("prompt_length", pair, (1, 30)),
-        ("layers", pair, (1, 6)),
+        ("layers", pair, (6,)),
         ("activation", ("nonlinear",), ("gelu", "tanh")),
     ]
     for option, arms, values in changes:
@@ -172,7 +172,7 @@ def _ablations(experiment: Experiment) -> Iterator[Cell]:
             yield Cell(arm, share, seed, ablation="gate", setting=setting, options=options, gate=gate)
     for arm, seed in product(pair, seeds):
         yield Cell(arm, share, seed, ablation="gate", setting="input-dependent", options={"gate": "adapt"})
-    for arm, fraction, seed in product(PROMPT_ARMS, (0.1, 1.0), seeds):
+    for arm, fraction, seed in product(PROMPT_ARMS, (1.0,), seeds):
         yield Cell(arm, fraction, seed, ablation="equal_epochs", setting="5 epochs", epochs=5)
     # Other worlds, at the rates that are best in the first.
     for world, arm, seed in product(experiment.worlds, PROMPT_ARMS, seeds):
