@@ -23,9 +23,12 @@ OPTIONS = {
 
 def ablations(measured: Measured) -> tuple[Figure, list[dict]]:
     """A panel for each ablation: options in columns beside the main study, and the others against the data."""
-    drawn, axes = figure(PAGE, 7.4, 3, 3)
+    parts = list(measured.parts().items())[1:]
+    drawn, axes = figure(PAGE, 2.4 * -(-len(parts) // 3), -(-len(parts) // 3), 3)
     numbers = []
-    for ax, (name, rows) in zip(axes, list(measured.parts().items())[1:], strict=True):
+    for ax in axes[len(parts) :]:
+        ax.set_axis_off()
+    for ax, (name, rows) in zip(axes, parts, strict=False):
         if not rows:
             not_run(ax, "ablations")
             ax.set_title(OPTIONS[name][0] if name in OPTIONS else name.replace("_", " "))
@@ -106,6 +109,7 @@ def _against_data(ax: Axes, measured: Measured, name: str) -> list[dict]:
     """Arms against the data; thin dashed lines are the main study."""
     rows = measured.ablation(name)
     titles = {"matched": "equal parameters", "common_rate": "one rate for all", "equal_epochs": "five epochs each"}
+    titles["published_rate"] = "published rate for all"
     arms = [arm for arm in LOOK if arm in {r["arm"] for r in rows}]
     found = []
     there = {r["fraction"] for r in rows}

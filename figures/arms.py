@@ -90,12 +90,13 @@ def sample_efficiency(measured: Measured) -> tuple[Figure, list[dict]]:
 
 def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
     """The prompt arms at their own best rates, at one rate, and with as many parameters; below, non-linear - linear."""
-    drawn, axes = figure(PAGE, 5.0, 2, 3, sharey="row")
+    drawn, axes = figure(PAGE, 5.0, 2, 4, sharey="row")
     matched = ("linear_matched", "nonlinear_matched")
     both = [*measured.efficiency, *measured.ablation("matched")]
     columns = [
         ("own best rates", measured.efficiency, PROMPT_ARMS, [("nonlinear", "linear")]),
-        ("one rate for all", measured.ablation("common_rate"), PROMPT_ARMS, [("nonlinear", "linear")]),
+        ("best common rate", measured.ablation("common_rate"), PROMPT_ARMS, [("nonlinear", "linear")]),
+        ("published rate", measured.ablation("published_rate"), PROMPT_ARMS, [("nonlinear", "linear")]),
         (
             "equal parameters",
             both if measured.ablation("matched") else [],
@@ -104,7 +105,7 @@ def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
         ),
     ]
     numbers, marks = [], [LOOK["nonlinear"], LOOK["nonlinear_matched"]]
-    for upper, lower, (title, rows, arms, pairs) in zip(axes[:3], axes[3:], columns, strict=True):
+    for upper, lower, (title, rows, arms, pairs) in zip(axes[:4], axes[4:], columns, strict=True):
         upper.set(title=title, ylim=(-0.03, 1.03))
         if not rows:
             for ax in (upper, lower):
@@ -113,15 +114,15 @@ def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
         numbers += [{"panel": title} | r for r in lines(upper, rows, arms)]
         numbers += [{"panel": title} | r for r in gaps(lower, rows, pairs, marks[: len(pairs)])]
     for size, colour in (("7B", VERMILION), ("13B", BLACK)):
-        stars(axes[3], "nonlinear", "linear", size, colour)
-    _room_above(axes[3], 0.35)
-    _published_key(axes[3])
+        stars(axes[4], "nonlinear", "linear", size, colour)
+    _room_above(axes[4], 0.35)
+    _published_key(axes[4])
     if measured.ablation("matched"):
         names = [f"{LOOK[a].label} \N{MINUS SIGN} {LOOK[b].label}" for a, b in MATCHED_PAIRS]
         handles = [Line2D([], [], label=n, **m.points) for n, m in zip(names, marks, strict=True)]
-        axes[5].legend(handles=handles, loc="upper left", fontsize=7)
+        axes[7].legend(handles=handles, loc="upper left", fontsize=7)
     axes[0].set_ylabel("exact answers, %")
-    axes[3].set_ylabel("non-linear minus linear, points")
+    axes[4].set_ylabel("non-linear minus linear, points")
     key(drawn, ("nonlinear", "linear", "random_init", *matched), columns=3)
     return drawn, numbers
 

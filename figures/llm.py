@@ -206,6 +206,7 @@ def recount(measured: Measured) -> dict[tuple, dict]:
     matched = [*measured.efficiency, *measured.ablation("matched")]
     sets = [("own best", 0, measured.efficiency, PAIRS), ("own best", 0, matched, MATCHED_PAIRS)]
     sets += [("one for all", 0, measured.ablation("common_rate"), PAIRS)]
+    sets += [("as published", 0, measured.ablation("published_rate"), PAIRS)]
     sets += [("own best, 5 epochs", 0, measured.ablation("equal_epochs"), PAIRS)]
     other = measured.ablation("world")
     sets += [("own best", w, [r for r in other if r["world"] == w], PAIRS) for w in sorted({r["world"] for r in other})]
@@ -215,7 +216,8 @@ def recount(measured: Measured) -> dict[tuple, dict]:
         for first, second in pairs:
             if not {first, second} <= arms:
                 continue
-            fractions, (left, right) = paired(rows, [first, second])
+            both = [{r["fraction"] for r in rows if r["arm"] == arm} for arm in (first, second)]
+            fractions, (left, right) = paired([r for r in rows if r["fraction"] in both[0] & both[1]], [first, second])
             gap = left - right
             per_seed = {"gain": gap.mean(1)}
             if len(fractions) > 1:

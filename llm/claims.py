@@ -55,13 +55,15 @@ def differences(rows: Rows, first: str, second: str) -> tuple[list[float], list[
     Returns
     -------
     fractions : list of float
+        Those at which both were run.
     seeds : list of int
     difference : ndarray (seeds, fractions)
         nan where one of the two was not run, or diverged.
     """
     accuracy = {(r["arm"], float(r["fraction"]), int(r["seed"])): float(r["accuracy"]) for r in rows}
-    keys = [(f, s) for arm, f, s in accuracy if arm in (first, second)]
-    fractions, seeds = sorted({f for f, _ in keys}), sorted({s for _, s in keys})
+    keys = [key for key in accuracy if key[0] in (first, second)]
+    shared = set.intersection(*({f for arm, f, _ in keys if arm == name} for name in (first, second)))
+    fractions, seeds = sorted(shared), sorted({s for _, f, s in keys if f in shared})
     missing = float("nan")
     table = [
         [accuracy.get((first, f, s), missing) - accuracy.get((second, f, s), missing) for f in fractions] for s in seeds

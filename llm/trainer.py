@@ -61,8 +61,8 @@ class AdapterTrainer(LightTrainer):
         own = {id(p) for p in adapter.attached(model).parameters()}
         if others := [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]:
             raise ValueError(
-                f"AdapterTrainer saves the adapter alone, and {len(others)} other tensors train too ({others[0]}, ...), "
-                "which its checkpoints would lose; freeze them, or use llm.methods (linear+lora) with llm.training.train"
+                f"AdapterTrainer saves the adapter alone, and {len(others)} other tensors train too ({others[0]}), "
+                "which its checkpoints would lose; freeze them, or use llm.methods (linear+lora), llm.training.train"
             )
         super().__init__(model, *args, **kwargs)
 

@@ -244,7 +244,8 @@ def test_gradient_checkpointing_changes_nothing():
 @pytest.mark.parametrize("method", ["nonlinear", "full"])
 def test_two_processes_give_the_curve_of_one(method):
     curve, weights = whole(method)
-    (two_curve, two_weights), (same, _) = together(2, trained_by_numbers, {"micro_batch_size": 3}, method)
+    (two_curve, two_weights, count), (same, _, _) = together(2, trained_by_numbers, {"micro_batch_size": 3}, method)
+    assert count == 2  # else each would have trained by itself, with the same result
     assert without_time(two_curve) == without_time(same)
     for one, two in zip(curve, two_curve, strict=True):
         for name in ("train_loss", "held_out_loss"):
@@ -255,7 +256,8 @@ def test_two_processes_give_the_curve_of_one(method):
 
 def trained_by_numbers(settings: dict, method: str):
     curve, weights = trained_by(settings, method)
-    return curve, {name: tensor.tolist() for name, tensor in weights.items()}  # lists outlive their process
+    lists = {name: tensor.tolist() for name, tensor in weights.items()}  # which outlive their process
+    return curve, lists, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def sharded(method: str, folder: Path, resume: bool) -> list[dict]:
