@@ -11,13 +11,15 @@ from figures.style import GRAY, PAGE, figure
 from llm.claims import interval
 from llm.experiments import PROMPT_ARMS
 
-# One option changed, at one fraction: its name, and what the main study has.
+# One thing changed, at one fraction: its name, and what the main study has.
 OPTIONS = {
     "initial_scale": ("initial scale of the prompts", "published"),
     "prompt_length": ("prompts a layer", "10"),
     "layers": ("adapted layers", "all but 2"),
     "activation": (r"activation $\sigma$", "relu"),
     "gate": ("gate", "tanh"),
+    "equal_epochs": ("training, all the data", "400 steps"),
+    "world": ("world", "world 0"),
 }
 
 
@@ -47,12 +49,14 @@ def ablations(measured: Measured) -> tuple[Figure, list[dict]]:
 
 def effects(measured: Measured) -> list[dict]:
     """Accuracy with an option changed minus that of the main study at the same seeds, in points, for `show`."""
-    fraction, found = measured.experiment.tuning_fraction, []
-    main = {(r["arm"], r["seed"]): r["accuracy"] for r in measured.efficiency if r["fraction"] == fraction}
+    found = []
+    main = {(r["arm"], r["seed"], r["fraction"]): r["accuracy"] for r in measured.efficiency}
     for name, (title, usual) in OPTIONS.items():
+        if name == "world":  # another base: nothing to pair with
+            continue
         changed: dict[tuple[str, str], list[float]] = {}
         for r in sorted(measured.ablation(name), key=_order):
-            gap = r["accuracy"] - main.get((r["arm"], r["seed"]), np.nan)
+            gap = r["accuracy"] - main.get((r["arm"], r["seed"], r["fraction"]), np.nan)
             changed.setdefault((r["setting"], r["arm"]), []).append(100 * gap)
         for (setting, arm), gaps in changed.items():
             value, low, high = interval(np.array(gaps))
@@ -73,7 +77,7 @@ def effects(measured: Measured) -> list[dict]:
 def _options(ax: Axes, measured: Measured, name: str) -> list[dict]:
     """Settings in columns, the main study's first; small points are seeds."""
     rows, (title, usual) = measured.ablation(name), OPTIONS[name]
-    fraction = measured.experiment.tuning_fraction
+    fraction = rows[0]["fraction"]
     arms = [arm for arm in PROMPT_ARMS if arm in {r["arm"] for r in rows}]
     reference = [r | {"setting": usual} for r in measured.efficiency if r["fraction"] == fraction and r["arm"] in arms]
     settings = [*dict.fromkeys(r["setting"] for r in sorted(rows, key=_order))]
@@ -108,8 +112,7 @@ def _order(row: dict) -> tuple[float, str]:
 def _against_data(ax: Axes, measured: Measured, name: str) -> list[dict]:
     """Arms against the data; thin dashed lines are the main study."""
     rows = measured.ablation(name)
-    titles = {"matched": "equal parameters", "common_rate": "one rate for all", "equal_epochs": "five epochs each"}
-    titles["published_rate"] = "published rate for all"
+    titles = {"matched": "equal parameters", "common_rate": "best common rate", "published_rate": "published rate"}
     arms = [arm for arm in LOOK if arm in {r["arm"] for r in rows}]
     found = []
     there = {r["fraction"] for r in rows}
@@ -118,9 +121,6 @@ def _against_data(ax: Axes, measured: Measured, name: str) -> list[dict]:
         style = {"color": LOOK[arm].colour, "linewidth": 0.7, "linestyle": DASHED}
         ax.plot([r["fraction"] for r in main], [r["value"] for r in main], **style)
         found += [{"arm": arm, "setting": "main study"} | r for r in main]
-    for setting in dict.fromkeys(r["setting"] for r in rows) if name == "world" else (titles[name],):
-        some = [r for r in rows if name != "world" or r["setting"] == setting]
-        mine = lines(ax, some, [a for a in arms if a in {r["arm"] for r in some}])
-        found += [{"setting": setting} | r for r in mine]
-    ax.set(title=titles.get(name, "other worlds"), ylim=(-0.03, 1.03))
+    found += [{"setting": titles[name]} | r for r in lines(ax, rows, arms)]
+    ax.set(title=titles[name], ylim=(-0.03, 1.03))
     return found
