@@ -141,6 +141,9 @@ def test_the_same_command_resumes_and_another_is_refused(command, tmp_path, caps
     (tmp_path / "run.json").unlink()
     assert command("--learning-rate", "0.2")[0] == 2  # the folder alone is enough
     assert "learning_rate 0.1 (now 0.2)" in capsys.readouterr().err
+    assert command()[0] == 0
+    assert command("--seed", "1", "--out", str(tmp_path / "elsewhere"))[0] == 2  # and so is the result
+    assert "seed 0 (now 1)" in capsys.readouterr().err
     code, other = command("--seed", "1", "--fresh")
     assert code == 0
     assert other["configuration"]["seed"] == 1

@@ -184,6 +184,7 @@ def test_order_is_a_function_of_seed_and_epoch():
         batches.epoch = epoch
         return list(batches)
 
+    assert [len(batch) for batch in order(0, 0)] == [8] * 5
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
     assert order(0, 0) != order(1, 0)
@@ -244,8 +245,8 @@ def test_gradient_checkpointing_changes_nothing():
 @pytest.mark.parametrize("method", ["nonlinear", "full"])
 def test_two_processes_give_the_curve_of_one(method):
     curve, weights = whole(method)
-    (two_curve, two_weights, count), (same, _, _) = together(2, trained_by_numbers, {"micro_batch_size": 3}, method)
-    assert count == 2  # else each would have trained by itself, with the same result
+    (two_curve, two_weights, rows), (same, _, others) = together(2, trained_by_numbers, {"micro_batch_size": 3}, method)
+    assert rows == others == 12 * 8 / 2  # else each would have trained by itself, with the same result
     assert without_time(two_curve) == without_time(same)
     for one, two in zip(curve, two_curve, strict=True):
         for name in ("train_loss", "held_out_loss"):
@@ -255,9 +256,16 @@ def test_two_processes_give_the_curve_of_one(method):
 
 
 def trained_by_numbers(settings: dict, method: str):
+    """Curve, weights as lists (which outlive their process), and rows trained on."""
+    rows = []
+
+    def counted(model, batch):
+        rows.append(len(batch["labels"]))
+        return response_loss(model, batch)
+
+    llm.trainer.response_loss = counted
     curve, weights = trained_by(settings, method)
-    lists = {name: tensor.tolist() for name, tensor in weights.items()}  # which outlive their process
-    return curve, lists, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return curve, {name: tensor.tolist() for name, tensor in weights.items()}, sum(rows)
 
 
 def sharded(method: str, folder: Path, resume: bool) -> list[dict]:
@@ -337,8 +345,9 @@ def test_killed_and_resumed_is_bit_for_bit_as_if_not(where, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-12", "checkpoint-9"]
 
 
-def test_a_finished_run_is_not_trained_on(tmp_path):
+def test_a_finished_run_is_not_trained_on(tmp_path, monkeypatch):
     curve, weights = trained_by({"steps": 4}, folder=tmp_path)
+    monkeypatch.setattr(llm.trainer, "response_loss", None)
     again, same = trained_by({"steps": 4}, folder=tmp_path, resume=True)
     assert again == curve
     assert farthest(weights, same) == 0
