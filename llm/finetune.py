@@ -183,6 +183,8 @@ def configured(a: argparse.Namespace) -> Preset:
     preset = PRESETS[name]
     changes = {f.name: getattr(a, f.name, None) for f in fields(Training)}
     training = replace(preset.training, **{key: value for key, value in changes.items() if value is not None})
+    if a.epochs is not None and a.steps is None:
+        training = replace(training, steps=None)
     sources = {key: value for key in ("model", "data", "validation") if (value := getattr(a, key)) is not None}
     options = {**preset.options, **dict(_option(text) for text in a.set)}
     return replace(preset, training=training, options=options, **sources)
