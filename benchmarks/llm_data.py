@@ -188,7 +188,7 @@ def measure(rows: list[Row], count: int, rounds: int) -> list[dict]:
     lines += [
         row(f"batch loss, {way}, largest difference", worst, "nats", detail) for way, worst in losses(few).items()
     ]
-    seconds = epochs([group for group in groups if len(group) == BATCH], count, rounds)
+    seconds = epochs(groups, count, rounds)
     detail = (
         f"{rounds} shares of {count * BATCH} rows; Llama {SHAPE['num_hidden_layers']} x {SHAPE['hidden_size']}, linear "
         f"adapter, float32, AdamW, {torch.get_num_threads()} threads"
