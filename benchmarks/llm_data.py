@@ -8,8 +8,7 @@ DATA is a file of Alpaca rows; without it, alpaca/alpaca_random_9k.json in the f
 position that the model computes, padding included. All three ways use the same rows, base, adapter and loss (logits
 only where there is a label), so that they differ in their batches alone. Times are of shares of an epoch: batches of
 the length-grouped epoch, equally spaced in the order of their length, whose rows all ways take in turns. Packing counts
-as part of its epoch. The limits are for the clock on a quiet machine; processor time, which other work changes less,
-stands beside it without a limit. Rows go to results/benchmarks/llm_data.csv and .json, with where and when.
+as part of its epoch. Rows go to results/benchmarks/llm_data.csv and .json, with where and when.
 """
 
 import argparse
@@ -22,8 +21,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
-# A thread that waits should not use up the core of the one that it waits for, where other work shares the machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +38,6 @@ from llm.loss import response_loss
 
 LENGTH, BATCH, PIECES = 512, 16, 32000
 WAYS = ("padded to 512", "length-grouped", "packed")
-KINDS = ("an epoch", "an epoch in processor time")
 SHAPE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8, "num_attention_heads": 4}
 # Fixed before the first run.
 LIMITS = {
@@ -131,29 +127,28 @@ def losses(groups: list[list[Example]]) -> dict[str, float]:
     return worst
 
 
-def epochs(groups: list[list[Example]], count: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds by the clock and of the processor, of each way over the same `count` groups; other groups every round."""
+def epochs(groups: list[list[Example]], count: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way over the same `count` groups, other groups every round, after one batch that is not timed."""
     model = build(torch.float32).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 
-    def epoch(way: str, part: list[list[Example]]) -> tuple[float, float]:
-        clock, processor = time.perf_counter(), time.process_time()
+    def epoch(way: str, part: list[list[Example]]) -> float:
+        start = time.perf_counter()
         for batch in batches(way, part):
             loss, labels = response_loss(model, batch)
             (loss / labels).backward()
             optimizer.step()
             optimizer.zero_grad()
-        return time.perf_counter() - clock, time.process_time() - processor
+        return time.perf_counter() - start
 
-    for way in WAYS:  # what only a first step costs
-        epoch(way, groups[-1:])
-    seconds: dict[str, dict[str, list[float]]] = {kind: {way: [] for way in WAYS} for kind in KINDS}
+    for way in WAYS:
+        epoch(way, groups[:1])
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     with tqdm(total=rounds * len(WAYS), unit="epoch", disable=not sys.stderr.isatty()) as progress:
         for number in range(rounds):
             part = share(groups, count, number, rounds)
             for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:
-                for kind, value in zip(KINDS, epoch(way, part), strict=True):
-                    seconds[kind][way].append(value)
+                seconds[way].append(epoch(way, part))
                 progress.update()
     return seconds
 
@@ -193,13 +188,12 @@ def measure(rows: list[Row], count: int, rounds: int) -> list[dict]:
         f"{rounds} shares of {count * BATCH} rows; Llama {SHAPE['num_hidden_layers']} x {SHAPE['hidden_size']}, linear "
         f"adapter, float32, AdamW, {torch.get_num_threads()} threads"
     )
-    for kind, of in seconds.items():
-        for way, times in of.items():
-            lines.append(row(f"share of {kind}, {way}", sum(times) / rounds, "s", detail, (min(times), max(times))))
-        for way in WAYS[1:]:
-            each = [a / b for a, b in zip(of[WAYS[0]], of[way], strict=True)]
-            ratio = sum(of[WAYS[0]]) / sum(of[way])
-            lines.append(row(f"speed-up of {kind}, {way}", ratio, "ratio", detail, (min(each), max(each))))
+    for way, times in seconds.items():
+        lines.append(row(f"share of an epoch, {way}", sum(times) / rounds, "s", detail, (min(times), max(times))))
+    for way in WAYS[1:]:
+        each = [a / b for a, b in zip(seconds[WAYS[0]], seconds[way], strict=True)]
+        ratio = sum(seconds[WAYS[0]]) / sum(seconds[way])
+        lines.append(row(f"speed-up of an epoch, {way}", ratio, "ratio", detail, (min(each), max(each))))
     return lines
 
 
@@ -218,8 +212,6 @@ def main() -> None:
         parser.error("needs a file of Alpaca rows: name it, or the folder of alpaca/alpaca_random_9k.json in ZIA_DATA")
     torch.set_num_threads(options.threads)
     start = {"command": " ".join(["python", *sys.argv]), **provenance(), "load_average": list(os.getloadavg())}
-    if os.getloadavg()[0] > 1:
-        print(f"other work on this machine (load {os.getloadavg()[0]:.1f}) will blur the times", file=sys.stderr)
     try:
         rows = read(options.data or Path(os.environ["ZIA_DATA"], "alpaca", "alpaca_random_9k.json"))
         lines = measure(rows, *((1, 1) if options.quick else (options.batches, options.rounds)))
