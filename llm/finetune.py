@@ -118,9 +118,11 @@ def _configuration(preset: Preset, share: float, model: Any, examples: list[data
 
 def _claim(configuration: dict[str, Any], out: Path, result: Path, fresh: bool) -> dict[str, Any]:
     """The record of this run, after making sure that neither folder nor result belongs to another one."""
-    if fresh:
-        shutil.rmtree(out, ignore_errors=True)
-        result.unlink(missing_ok=True)
+    if fresh:  # what a run makes, and nothing else that may lie there
+        for path in (out / "adapter", out / "model", *out.glob("checkpoint-*")):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (out / "run.json", result):
+            path.unlink(missing_ok=True)
     elif result.exists():
         journal.claim(result, configuration)
     return journal.claim(out / "run.json", configuration)
@@ -163,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="S", help="of the initial values, the subset and the order")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (results/scratch/llm/PRESET)")
     parser.add_argument("--result", type=Path, metavar="FILE", help="results/llm/NAME.json, NAME that of DIR")
-    parser.add_argument("--fresh", action="store_true", help="start anew, removing what is in DIR")
+    parser.add_argument("--fresh", action="store_true", help="start anew, removing this run from DIR")
     return parser
 
 

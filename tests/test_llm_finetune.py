@@ -145,8 +145,10 @@ def test_the_same_command_resumes_and_another_is_refused(command, tmp_path, caps
     assert command()[0] == 0
     assert command("--seed", "1", "--out", str(tmp_path / "elsewhere"))[0] == 2  # and so is the result
     assert "seed 0 (now 1)" in capsys.readouterr().err
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     code, other = command("--seed", "1", "--fresh")
     assert code == 0
+    assert (tmp_path / "run" / "notes.txt").exists()
     assert other["configuration"]["seed"] == 1
     assert other["results"]["curve"][-1]["train_loss"] != result["results"]["curve"][-1]["train_loss"]
     assert len(other["history"]) == 1
