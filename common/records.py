@@ -61,6 +61,24 @@ def write_atomic(path: str | Path, text: str) -> None:
         raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def append_whole(path: str | Path, data: bytes) -> None:
+    """Add to a file by one system call, which a kill cannot cut in two; a full disk takes the part back.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        if os.write(handle, data) != len(data):
+            os.ftruncate(handle, size)
+            raise OSError(f"cannot write {path}: the disk is full")
+    finally:
+        os.close(handle)
+
+
 def _git(*arguments: str) -> str | None:
     try:
         run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)

@@ -2,11 +2,10 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from common.records import write_atomic
+from common.records import append_whole, write_atomic
 
 
 class TableError(ValueError):
@@ -51,15 +50,7 @@ def append(path: Path, row: Mapping, columns: Sequence[str]) -> None:
     """Add a row by one system call, which a kill cannot cut in two; a full disk takes the part back."""
     if not path.exists():
         write_atomic(path, ",".join(columns) + "\n")
-    data = line(row, columns).encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        size = os.fstat(handle).st_size
-        if os.write(handle, data) != len(data):
-            os.ftruncate(handle, size)
-            raise OSError(f"cannot write {path}: the disk is full")
-    finally:
-        os.close(handle)
+    append_whole(path, line(row, columns).encode())
 
 
 def write(path: Path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.records import provenance, write_atomic
+from common.records import append_whole, provenance, write_atomic
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -39,14 +39,7 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Add rows by one system call, which a kill cannot cut in two; a full disk takes the part back."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        size = os.fstat(handle).st_size
-        if os.write(handle, data) != len(data):
-            os.ftruncate(handle, size)
-            raise OSError(f"cannot write {path}: the disk is full")
-    finally:
-        os.close(handle)
+    append_whole(path, data)
 
 
 def claim(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any]:
