@@ -11,7 +11,7 @@ so that with less data there is less data and not less training.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -21,6 +21,7 @@ from llm.data import FRACTIONS
 EXPONENTS = (-3.5, -3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0)
 PUBLISHED_RATE = 2.25e-3  # of all prompts, at batch 64
 PROMPT_ARMS = ("linear", "nonlinear", "random_init")  # the paper's own three
+DEPTH = 6  # layers of the small base
 
 
 def rate(exponent: float) -> float:
@@ -54,12 +55,15 @@ ARMS = {
     "random_init": Arm("random_init"),
     "lora": Arm("lora"),
     "full": Arm("full"),
+    "vera": Arm("vera"),
+    "ia3": Arm("ia3"),
+    "prompt_tuning": Arm("prompt_tuning"),
     # 171 linear prompts a layer have as many parameters as the published non-linear ones on this base (87,568 and
     # 87,760); a network of width 3 has as many as 10 linear prompts (5,166 and 5,136).
     "linear_matched": Arm("linear", {"prompt_length": 171}),
     "nonlinear_matched": Arm("nonlinear", {"hidden_width": 3, "layer_width": 3}),
 }
-MAIN = ("linear", "nonlinear", "nonlinear_shared", "random_init", "lora", "full")
+MAIN = ("linear", "nonlinear", "nonlinear_shared", "random_init", "lora", "full", "vera", "ia3", "prompt_tuning")
 MATCHED = ("linear_matched", "nonlinear_matched")
 
 
@@ -145,35 +149,47 @@ def ablations(experiment: Experiment) -> list[Cell]:
 
 
 def _ablations(experiment: Experiment) -> Iterator[Cell]:
-    pair, seeds, share = ("linear", "nonlinear"), experiment.ablation_seeds, experiment.tuning_fraction
-    # As many parameters, each at its own best rate; and all arms at one rate.
-    for arm in experiment.matched:
-        fractions = experiment.fractions if arm == "linear_matched" else (share,)
-        for fraction, seed in product(fractions, experiment.seeds):
-            yield Cell(arm, fraction, seed, ablation="matched", setting=arm)
-    for arm, fraction, seed in product(PROMPT_ARMS, experiment.fractions, experiment.seeds):
+    pair, share = ("linear", "nonlinear"), experiment.tuning_fraction
+    fractions, seeds, few = experiment.fractions, experiment.seeds, experiment.ablation_seeds
+    # As many parameters, each at its own best rate; all arms at one rate; and at the published one.
+    for arm, fraction, seed in product(experiment.matched, fractions, seeds):
+        yield Cell(arm, fraction, seed, ablation="matched", setting=arm)
+    for arm, fraction, seed in product(PROMPT_ARMS, fractions, seeds):
         yield Cell(arm, fraction, seed, "common", ablation="common_rate", setting="one rate for all")
-    for arm, fraction, seed in product(PROMPT_ARMS, (share, 1.0), seeds):
-        yield Cell(arm, fraction, seed, PUBLISHED_RATE, ablation="published_rate", setting=f"{PUBLISHED_RATE:g}")
+    for arm, fraction, seed in product(PROMPT_ARMS, fractions, seeds):
+        yield _at_published_rate(arm, fraction, seed)
     # One change at a time, at the rate that was best without it; the setting without it is in the main study.
     changes: list[tuple[str, tuple[str, ...], tuple]] = [
-        ("initial_scale", pair, (3e-2,)),
+        ("initial_scale", PROMPT_ARMS, (1e-3, 3e-2)),
         ("initial_scale", ("nonlinear",), (1.0,)),  # the published start of linear prompts
-        ("prompt_length", pair, (1, 30)),
-        ("layers", pair, (6,)),
-        ("activation", ("nonlinear",), ("gelu", "tanh")),
+        ("prompt_length", pair, (1, 3, 30)),
+        ("layers", pair, (1, 2, DEPTH)),
+        ("activation", ("nonlinear",), ("leaky_relu", "sigmoid", "gelu", "tanh")),
     ]
     for option, arms, values in changes:
-        for arm, value, seed in product(arms, values, seeds):
+        for arm, value, seed in product(arms, values, few):
             yield Cell(arm, share, seed, ablation=option, setting=str(value), options={option: value})
     for setting, gate in (("no tanh", None), ("off (fixed at 1)", 1.0)):
-        for arm, seed in product(pair, seeds):
+        for arm, seed in product(pair, few):
             options = {"gate_activation": "identity"}
             yield Cell(arm, share, seed, ablation="gate", setting=setting, options=options, gate=gate)
-    for arm, seed in product(pair, seeds):
+    for arm, seed in product(pair, few):
         yield Cell(arm, share, seed, ablation="gate", setting="input-dependent", options={"gate": "adapt"})
-    for arm, fraction, seed in product(PROMPT_ARMS, (1.0,), seeds):
+    for arm, fraction, seed in product(PROMPT_ARMS, fractions, few):
         yield Cell(arm, fraction, seed, ablation="equal_epochs", setting="5 epochs", epochs=5)
-    # Other worlds, at the rates that are best in the first.
-    for world, arm, seed in product(experiment.worlds, PROMPT_ARMS, seeds):
-        yield Cell(arm, share, seed, ablation="world", setting=f"world {world}", world=world)
+    # Other worlds, at the rates that are best in the first, and at the published one.
+    for world, arm, fraction, seed in product(experiment.worlds, PROMPT_ARMS, fractions, seeds):
+        yield Cell(arm, fraction, seed, ablation="world", setting=f"world {world}", world=world)
+    for world, arm, fraction, seed in product(experiment.worlds, PROMPT_ARMS, fractions, few):
+        yield _at_published_rate(arm, fraction, seed, world)
+    # Prompts in every layer: "all but the first two" leaves out a sixteenth of LLaMA, and a third of this base.
+    for arm, fraction, seed in product(PROMPT_ARMS, fractions, few):
+        options = {"layers": DEPTH}
+        yield Cell(arm, fraction, seed, ablation="all_layers", setting="own best", options=options)
+    for arm, fraction, seed in product(PROMPT_ARMS, fractions, few):
+        yield replace(_at_published_rate(arm, fraction, seed), ablation="all_layers", options={"layers": DEPTH})
+
+
+def _at_published_rate(arm: str, fraction: float, seed: int, world: int = 0) -> Cell:
+    setting = f"{PUBLISHED_RATE:g}"
+    return Cell(arm, fraction, seed, PUBLISHED_RATE, ablation="published_rate", setting=setting, world=world)

@@ -39,6 +39,8 @@ from llm.experiments import (
 from llm.runs import COLUMNS, CURVE, KEY, Runner, Table, key, untuned
 
 TABLES = ("tuning", "sample_efficiency", "ablations")
+# What every row or every rate depends on. Arms, fractions, seeds and worlds may be added to a study that is there.
+FIXED = ("steps", "batch_size", "tuning_fraction", "tuning_seeds", "exponents")
 WIDEN = 6  # an arm whose best is still at an edge then has no best rate in reach
 COMMITTED = RESULTS / "llm"
 EXAMPLES = """examples:
@@ -186,22 +188,26 @@ def _number(text: str) -> tuple[float, str]:
 
 
 def _claim(folder: Path, experiment: Experiment, worlds: Path, fresh: bool) -> None:
-    """Make the folder this experiment's, or stop if it is another's."""
+    """Make the folder this experiment's, or stop if it is another's; note which code and machine go on with it."""
     path = folder / "study.json"
     configuration = json.loads(json.dumps(asdict(experiment)))
     if fresh:
         for name in (*(f"{t}.csv" for t in TABLES), "curves.csv", "claims.csv", "study.json"):
             (folder / name).unlink(missing_ok=True)
-    if path.is_file():
-        known = json.loads(path.read_text())["experiment"]
-        if wrong := [k for k in configuration if known.get(k) != configuration[k]]:
+    now = provenance()
+    if not path.is_file():
+        known = {"experiment": configuration, "untuned": untuned(worlds), "provenance": now, "continued": []}
+    else:
+        known = json.loads(path.read_text())
+        if wrong := [k for k in FIXED if known["experiment"].get(k) != configuration[k]]:
             raise StudyError(
-                f"{folder} has a study of another configuration ({wrong[0]} {known.get(wrong[0])} instead of "
-                f"{configuration[wrong[0]]}); name another folder by --out, or start anew with --fresh"
+                f"{folder} has a study of another configuration ({wrong[0]} {known['experiment'].get(wrong[0])} "
+                f"instead of {configuration[wrong[0]]}); name another folder by --out, or start anew with --fresh"
             )
-        return
-    text = {"experiment": configuration, "untuned": untuned(worlds), "provenance": provenance()}
-    write_atomic(path, json.dumps(text, indent=1) + "\n")
+        latest = [known["provenance"], *known.setdefault("continued", [])][-1]
+        known["experiment"] = configuration
+        known["continued"] += [now] if latest | {"time": ""} != now | {"time": ""} else []
+    write_atomic(path, json.dumps(known, indent=1) + "\n")
 
 
 class _Parser(argparse.ArgumentParser):

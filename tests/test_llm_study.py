@@ -1,5 +1,6 @@
 """The study of arms: configuration, resumption, independence of workers, choice of rates, bad input."""
 
+import json
 import os
 import signal
 import subprocess
@@ -190,6 +191,20 @@ def test_a_folder_of_another_configuration_is_refused(worlds, tmp_path):
     with pytest.raises(study.StudyError, match=r"another configuration \(steps 3 instead of 4\)"):
         study._claim(tmp_path, replace(TINY, steps=4), worlds, False)
     study._claim(tmp_path, replace(TINY, steps=4), worlds, True)
+
+
+def test_a_study_may_grow_and_names_every_code_that_went_on_with_it(worlds, tmp_path, monkeypatch):
+    def recorded():
+        return json.loads((tmp_path / "study.json").read_text())
+
+    study._claim(tmp_path, TINY, worlds, False)
+    study._claim(tmp_path, replace(TINY, seeds=(*TINY.seeds, 77)), worlds, False)
+    assert recorded()["experiment"]["seeds"] == [*TINY.seeds, 77]
+    assert recorded()["continued"] == []
+    for _ in range(2):
+        monkeypatch.setattr(study, "provenance", lambda: {"time": "later", "commit": "another"})
+        study._claim(tmp_path, TINY, worlds, False)
+    assert recorded()["continued"] == [{"time": "later", "commit": "another"}]
 
 
 @pytest.mark.skipif(not (RESULTS / "llm" / "worlds" / "0").is_dir(), reason="results/llm/worlds/0 is not there")
