@@ -14,7 +14,6 @@ sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-import argparse
 import json
 import multiprocessing
 import resource
@@ -26,6 +25,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from common import tables
+from common.arguments import Parser
 from common.paths import RESULTS
 from common.records import provenance, write_atomic
 from common.streams import stream
@@ -209,7 +209,7 @@ def memory(n: int) -> dict:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; nothing is written")
     quick = parser.parse_args().quick
     pairs, count, steps = (3, 2, 30) if quick else (21, 5, 300)

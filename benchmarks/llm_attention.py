@@ -9,7 +9,6 @@ a ratio is the median of the pairs' ratios. Peak memory is the growth of a fresh
 the allocator's own peak (CUDA). Rows go to results/benchmarks/llm_attention.csv and .json, with where and when.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from common import tables
+from common.arguments import Parser
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from llm.adapter import AdapterConfig, attach
@@ -262,7 +262,7 @@ def _lines(file: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="seconds; written to results/scratch")
     parser.add_argument("--pairs", type=int, default=20)

@@ -11,14 +11,13 @@ the length-grouped epoch, equally spaced in the order of their length, whose row
 as part of its epoch. Rows go to results/benchmarks/llm_data.csv and .json, with where and when.
 """
 
-import argparse
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -30,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from common import tables
+from common.arguments import Parser
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from llm.adapter import AdapterConfig, attach
@@ -48,11 +48,6 @@ LIMITS = {
     "speed-up of an epoch, length-grouped": ("at least", 2.5),
     "speed-up of an epoch, packed": ("at least", 2.5),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def train_tokenizer(rows: Sequence[Row]) -> PreTrainedTokenizerFast:
@@ -198,7 +193,7 @@ def measure(rows: list[Row], count: int, rounds: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("data", nargs="?", type=Path, help="Alpaca rows (.json, .jsonl or .parquet)")
     parser.add_argument("--batches", type=int, default=8, help="of 16 rows, in a timed share (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="timed shares (default %(default)s)")

@@ -9,56 +9,85 @@ from figures.arms import DASHED, LOOK, key, lines, not_run
 from figures.llm import Measured, band
 from figures.style import GRAY, PAGE, figure
 from llm.claims import interval
-from llm.experiments import PROMPT_ARMS
+from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE
 
+# All three arms, or their equals in size, in another way: ablation and its setting (None: all of them), and a title.
+WAYS = {
+    ("common_rate", None): "best common rate",
+    ("published_rate", None): "published rate",
+    ("matched", None): "equal parameters",
+    ("equal_epochs", None): "5 epochs, as published",
+    ("all_layers", "own best"): "every layer, own best rates",
+    ("all_layers", f"{PUBLISHED_RATE:g}"): "every layer, published rate",
+}
 # One thing changed, at one fraction: its name, and what the main study has.
 OPTIONS = {
-    "initial_scale": ("initial scale of the prompts", "published"),
-    "prompt_length": ("prompts a layer", "10"),
     "layers": ("adapted layers", "all but 2"),
+    "prompt_length": ("prompts a layer", "10"),
+    "initial_scale": ("initial scale of the prompts", "published"),
     "activation": (r"activation $\sigma$", "relu"),
     "gate": ("gate", "tanh"),
-    "equal_epochs": ("training, all the data", "400 steps"),
-    "world": ("world", "world 0"),
 }
 
 
 def ablations(measured: Measured) -> tuple[Figure, list[dict]]:
-    """A panel for each ablation: options in columns beside the main study, and the others against the data."""
-    parts = list(measured.parts().items())[1:]
-    drawn, axes = figure(PAGE, 2.4 * -(-len(parts) // 3), -(-len(parts) // 3), 3)
+    """A panel for each ablation: other ways against the data, and options in columns beside the main study."""
+    count = len(WAYS) + len(OPTIONS)
+    drawn, axes = figure(PAGE, 2.3 * -(-count // 3), -(-count // 3), 3)
     numbers = []
-    for ax in axes[len(parts) :]:
+    for ax in axes[count:]:
         ax.set_axis_off()
-    for ax, (name, rows) in zip(axes, parts, strict=False):
-        if not rows:
-            not_run(ax, "ablations")
-            ax.set_title(OPTIONS[name][0] if name in OPTIONS else name.replace("_", " "))
-            new = [
-                {"arm": "", "setting": "not run", "fraction": np.nan, "value": np.nan, "low": np.nan, "high": np.nan}
-            ]
-        else:
-            new = _options(ax, measured, name) if name in OPTIONS else _against_data(ax, measured, name)
-        columns = ("arm", "setting", "fraction", "value", "low", "high", "seeds")
-        numbers += [{"ablation": name} | {c: r.get(c, 0) for c in columns} for r in new]
+    for ax, ((name, setting), title) in zip(axes, WAYS.items(), strict=False):
+        numbers += _named(name, _against_data(ax, measured, measured.ablation(name, setting), title))
+    for ax, name in zip(axes[len(WAYS) :], OPTIONS, strict=False):
+        numbers += _named(name, _options(ax, measured, name))
     for ax in axes[::3]:
         ax.set_ylabel("exact answers, %")
     key(drawn, (*PROMPT_ARMS, "linear_matched", "nonlinear_matched"), columns=3)
     return drawn, numbers
 
 
+def worlds(measured: Measured) -> tuple[Figure, list[dict]]:
+    """The three arms against the data in every world: at the rates that are best in the first, and as published."""
+    others = measured.experiment.worlds or FULL.worlds
+    drawn, axes = figure(PAGE, 4.4, 2, 1 + len(others), sharey=True)
+    numbers = []
+    for column, world in enumerate((0, *others)):
+        own = measured.efficiency if world == 0 else measured.ablation("world", world=world)
+        published = measured.ablation("published_rate", world=world)
+        for row, rows, rates in ((0, own, "own best rates"), (1, published, "published rate")):
+            ax = axes[row * (1 + len(others)) + column]
+            numbers += _named(
+                f"world {world}", _against_data(ax, measured, rows, f"world {world}, {rates}", main=False)
+            )
+    for ax in axes[:: 1 + len(others)]:
+        ax.set_ylabel("exact answers, %")
+    key(drawn, PROMPT_ARMS)
+    return drawn, numbers
+
+
+def _named(name: str, numbers: list[dict]) -> list[dict]:
+    columns = ("arm", "setting", "fraction", "value", "low", "high", "seeds")
+    return [{"ablation": name} | {c: r[c] for c in columns} for r in numbers]
+
+
+def _nothing(ax: Axes, title: str) -> list[dict]:
+    not_run(ax, "ablations")
+    ax.set_title(title)
+    empty = dict.fromkeys(("fraction", "value", "low", "high"), np.nan)
+    return [{"arm": "", "setting": f"{title}: not run", "seeds": 0} | empty]
+
+
 def effects(measured: Measured) -> list[dict]:
     """Accuracy with an option changed minus that of the main study at the same seeds, in points, for `show`."""
     found = []
     main = {(r["arm"], r["seed"], r["fraction"]): r["accuracy"] for r in measured.efficiency}
-    for name, (title, usual) in OPTIONS.items():
-        if name == "world":  # another base: nothing to pair with
-            continue
-        changed: dict[tuple[str, str], list[float]] = {}
+    for name, (title, usual) in (OPTIONS | {"equal_epochs": ("training", "400 steps")}).items():
+        changed: dict[tuple[str, str, float], list[float]] = {}
         for r in sorted(measured.ablation(name), key=_order):
             gap = r["accuracy"] - main.get((r["arm"], r["seed"], r["fraction"]), np.nan)
-            changed.setdefault((r["setting"], r["arm"]), []).append(100 * gap)
-        for (setting, arm), gaps in changed.items():
+            changed.setdefault((r["setting"], r["arm"], r["fraction"]), []).append(100 * gap)
+        for (setting, arm, fraction), gaps in changed.items():
             value, low, high = interval(np.array(gaps))
             found.append(
                 {
@@ -66,6 +95,7 @@ def effects(measured: Measured) -> list[dict]:
                     "main study": usual,
                     "here": setting,
                     "arm": LOOK[arm].label,
+                    "data": f"{fraction:.0%}",
                     "points": f"{value:+.1f}",
                     "95 % interval": f"{low:+.1f} to {high:+.1f}",
                     "seeds": len(gaps),
@@ -77,6 +107,8 @@ def effects(measured: Measured) -> list[dict]:
 def _options(ax: Axes, measured: Measured, name: str) -> list[dict]:
     """Settings in columns, the main study's first; small points are seeds."""
     rows, (title, usual) = measured.ablation(name), OPTIONS[name]
+    if not rows:
+        return _nothing(ax, title)
     fraction = rows[0]["fraction"]
     arms = [arm for arm in PROMPT_ARMS if arm in {r["arm"] for r in rows}]
     reference = [r | {"setting": usual} for r in measured.efficiency if r["fraction"] == fraction and r["arm"] in arms]
@@ -109,18 +141,20 @@ def _order(row: dict) -> tuple[float, str]:
         return float("inf"), row["setting"]
 
 
-def _against_data(ax: Axes, measured: Measured, name: str) -> list[dict]:
+def _against_data(ax: Axes, measured: Measured, rows: list[dict], title: str, main: bool = True) -> list[dict]:
     """Arms against the data; thin dashed lines are the main study."""
-    rows = measured.ablation(name)
-    titles = {"matched": "equal parameters", "common_rate": "best common rate", "published_rate": "published rate"}
+    if not rows:
+        return _nothing(ax, title)
     arms = [arm for arm in LOOK if arm in {r["arm"] for r in rows}]
-    found = []
     there = {r["fraction"] for r in rows}
-    for arm in PROMPT_ARMS[:2] if name == "matched" else arms:
-        main = [r for r in band(measured.efficiency, arm) if r["fraction"] in there]
+    found = []
+    for arm in PROMPT_ARMS if main else ():
+        if arm not in arms and f"{arm}_matched" not in arms:
+            continue
+        points = [r for r in band(measured.efficiency, arm) if r["fraction"] in there]
         style = {"color": LOOK[arm].colour, "linewidth": 0.7, "linestyle": DASHED}
-        ax.plot([r["fraction"] for r in main], [r["value"] for r in main], **style)
-        found += [{"arm": arm, "setting": "main study"} | r for r in main]
-    found += [{"setting": titles[name]} | r for r in lines(ax, rows, arms)]
-    ax.set(title=titles[name], ylim=(-0.03, 1.03))
+        ax.plot([r["fraction"] for r in points], [r["value"] for r in points], **style)
+        found += [{"arm": arm, "setting": "main study"} | r for r in points]
+    found += [{"setting": title} | r for r in lines(ax, rows, arms)]
+    ax.set(title=title, ylim=(-0.03, 1.03))
     return found

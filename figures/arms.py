@@ -21,6 +21,9 @@ LOOK = {
     "nonlinear_shared": Mark("non-linear, shared", PURPLE, "D", True),
     "lora": Mark("LoRA", GREEN, "^", True),
     "full": Mark("full fine-tuning", ORANGE, "v", True),
+    "vera": Mark("VeRA", SKY, "<", True),
+    "ia3": Mark("IA3", GRAY, "p", True),
+    "prompt_tuning": Mark("prompt tuning", BLACK, "d", True),
     "linear_matched": Mark("linear, matched", SKY, "s", True),
     "nonlinear_matched": Mark("non-linear, matched", ORANGE, "o", True),
 }

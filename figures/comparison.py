@@ -19,11 +19,7 @@ from figures.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILI
 from llm import methods, tasks
 from llm.presets import LLAMA
 
-NAMES = {arm: mark.label for arm, mark in LOOK.items()} | {
-    "prompt_tuning": "prompt tuning",
-    "ia3": "IA3",
-    "vera": "VeRA",
-}
+NAMES = {arm: mark.label for arm, mark in LOOK.items()}
 ACCURACIES = ("arc_easy", "arc_challenge", "mmlu", "hellaswag", "truthfulqa")  # tasks of `BENCHMARKS`
 LOOK_OF = {
     "ARC-e": Mark("ARC-e", BLUE, "s"),
@@ -58,8 +54,6 @@ def accuracies(measured: Measured) -> list[dict]:
 def _small_world(measured: Measured, entry: Entry) -> str:
     if entry.size != "7B":
         return "as 7B"
-    if entry.method not in measured.arms:
-        return "no arm of the study"
     last = [r for r in band(measured.efficiency, entry.method) if r["fraction"] == 1.0]
     if not last:
         return f"not run: `{COMMANDS['sample_efficiency']}`"
@@ -167,7 +161,7 @@ def accuracy_figure(measured: Measured) -> tuple[Figure, list[dict]]:
             right.plot(r["value"], y, "o", color=VERMILION)
             numbers.append(_cell(model, "exact answers", r["value"], "small world", r))
         if not last and e.size == "7B":
-            right.text(0.02, y, "no run on the small world", va="center", color="0.45", size=7)
+            right.text(0.02, y, f"not run: {COMMANDS['sample_efficiency']}", va="center", color="0.45", size=5)
     for ax in (left, right):
         ax.axhline(7.5, color="0.45", linewidth=0.7)
         ax.grid(axis="y", color="0.92", linewidth=0.6)

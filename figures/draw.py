@@ -6,7 +6,6 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
-import argparse
 import os
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from common.arguments import Parser
 from common.paths import FIGURES, NOTEBOOKS, RESULTS
 
 TIMEOUT = 600
@@ -56,16 +56,10 @@ def _failed(content: nbformat.NotebookNode) -> str:
     return "before the first cell"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
     names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-    parser = _Parser(prog="draw.py", description=__doc__)
+    parser = Parser(prog="draw.py", description=__doc__)
     parser.add_argument("notebook", nargs="*", metavar="NOTEBOOK", help=f"all of them if none is named: {names}")
     parser.add_argument("--results", type=Path, default=RESULTS / "theory", metavar="DIR", help="results/theory")
     parser.add_argument("--llm-results", type=Path, default=RESULTS / "llm", metavar="DIR", help="results/llm")

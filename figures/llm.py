@@ -13,7 +13,7 @@ from scipy import stats
 from common import tables
 from common.paths import RESULTS
 from llm.claims import CLAIMS, MARGIN, interval
-from llm.experiments import FULL, PROMPT_ARMS, Experiment, ablations, rate, sample_efficiency
+from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE, Experiment, ablations, rate, sample_efficiency
 from llm.runs import COLUMNS, CURVE
 
 COMMITTED = RESULTS / "llm"
@@ -61,14 +61,15 @@ class Measured:
         """Arms of the main study."""
         return self.experiment.arms
 
-    def ablation(self, name: str) -> list[dict]:
-        """Rows of one ablation."""
-        return [r for r in self.ablations if r["ablation"] == name]
+    def ablation(self, name: str, setting: str | None = None, world: int | None = 0) -> list[dict]:
+        """Rows of one ablation, of one of its settings or all, on one world or all."""
+        wanted = {"ablation": name, "setting": setting, "world": world}
+        return [r for r in self.ablations if all(r[k] == v for k, v in wanted.items() if v is not None)]
 
     def parts(self) -> dict[str, list[dict]]:
         """Rows of the main study and of each ablation, by name."""
         names = dict.fromkeys(cell.ablation for cell in ablations(FULL))
-        return {"sample_efficiency": self.efficiency} | {name: self.ablation(name) for name in names}
+        return {"sample_efficiency": self.efficiency} | {name: self.ablation(name, world=None) for name in names}
 
 
 def load() -> Measured:
@@ -203,13 +204,15 @@ def tuned(measured: Measured) -> bool:
 
 def recount(measured: Measured) -> dict[tuple, dict]:
     """Claims from the rows by NumPy and SciPy alone: (rates, world, first, second, quantity) -> value, verdict."""
+    e, published = measured.experiment, f"{PUBLISHED_RATE:g}"
     matched = [*measured.efficiency, *measured.ablation("matched")]
     sets = [("own best", 0, measured.efficiency, PAIRS), ("own best", 0, matched, MATCHED_PAIRS)]
     sets += [("one for all", 0, measured.ablation("common_rate"), PAIRS)]
-    sets += [("as published", 0, measured.ablation("published_rate"), PAIRS)]
     sets += [("own best, 5 epochs", 0, measured.ablation("equal_epochs"), PAIRS)]
-    other = measured.ablation("world")
-    sets += [("own best", w, [r for r in other if r["world"] == w], PAIRS) for w in sorted({r["world"] for r in other})]
+    sets += [("own best, all layers", 0, measured.ablation("all_layers", "own best"), PAIRS)]
+    sets += [("as published, all layers", 0, measured.ablation("all_layers", published), PAIRS)]
+    sets += [("as published", w, measured.ablation("published_rate", world=w), PAIRS) for w in (0, *e.worlds)]
+    sets += [("own best", w, measured.ablation("world", world=w), PAIRS) for w in e.worlds]
     found = {}
     for rates, world, rows, pairs in sets:
         arms = {r["arm"] for r in rows}

@@ -167,20 +167,22 @@ def claims() -> str:
 
 
 def ablations() -> str:
-    """Mean test accuracy of every setting of every ablation at one fraction."""
+    """Mean test accuracy of every setting of every ablation, a column for each fraction."""
     rows = tables.read(RESULTS / "llm" / "ablations.csv", RUNS)
     if not rows:
         return "Not run: `python llm/study.py --full`."
-    order = list(ARMS)
+    fractions = sorted({float(r["fraction"]) for r in rows})
     groups: dict[tuple, list[dict]] = {}
     for r in rows:
-        groups.setdefault((r["ablation"], r["setting"], order.index(r["arm"]), float(r["fraction"])), []).append(r)
-    lines = ["| ablation | setting | arm | data | rate | accuracy |", "|---" * 6 + "|"]
-    for (ablation, setting, arm, share), own in groups.items():
-        cell = _mean_and_half([float(r["accuracy"]) for r in own])
-        rate = float(own[0]["learning_rate"])
-        lines.append(f"| {ablation} | {setting} | {order[arm]} | {share:.0%} | {rate:g} | {cell} |")
-    return "\n".join(lines)
+        groups.setdefault((r["ablation"], r["setting"], r["world"], list(ARMS).index(r["arm"])), []).append(r)
+    lines = ["| ablation | setting | world | arm | rate | seeds | " + " | ".join(f"{f:.0%}" for f in fractions) + " |"]
+    lines.append("|---" * (len(fractions) + 6) + "|")
+    for (ablation, setting, world, arm), own in groups.items():
+        by = {f: [float(r["accuracy"]) for r in own if float(r["fraction"]) == f] for f in fractions}
+        cells = " | ".join(_mean_and_half(values) if values else "" for values in by.values())
+        start = f"| {ablation} | {setting} | {world} | {list(ARMS)[arm]} | {float(own[0]['learning_rate']):g} "
+        lines.append(f"{start}| {len({r['seed'] for r in own})} | {cells} |")
+    return "\n".join([*lines, "", f"{len(rows)} runs, {_hours(rows):.1f} core hours."])
 
 
 def _mean_and_half(values: list[float]) -> str:
@@ -194,12 +196,18 @@ def _hours(rows: list[dict]) -> float:
 
 def batches() -> str:
     """Tokens and time of an epoch in batches of similar length and in packed ones, over padding to 512."""
-    path = RESULTS / "benchmarks" / "llm_data.csv"
+    path = RESULTS / "benchmarks" / "llm_data.json"
     if not path.exists():
         return "Not run: `make bench`."
-    lines = path.read_text().splitlines()
-    cells = [line.split(",") for line in lines]
-    return "\n".join(["| " + " | ".join(row) + " |" for row in (cells[0], ["---"] * len(cells[0]), *cells[1:])])
+    lines = ["| | measured | lowest and highest | limit | met | |", "|---" * 6 + "|"]
+    for r in json.loads(path.read_text())["rows"]:
+        size = r["value"]
+        value = (f"{size:,.0f}" if size >= 1e4 else f"{size:.4g}") + ("" if r["unit"] == "ratio" else f" {r['unit']}")
+        spread = "" if r["low"] is None else f"{r['low']:.4g} to {r['high']:.4g}"
+        limit = "" if r["limit"] is None else f"{r['sense']} {r['limit']:g}"
+        met = "" if r["met"] is None else "yes" if r["met"] else "**no**"
+        lines.append(f"| {r['what']} | {value} | {spread} | {limit} | {met} | {r['detail']} |")
+    return "\n".join(lines)
 
 
 BLOCKS = {f.__name__: f for f in (quick, rates, certificates, benchmarks, attention, arms, claims, ablations, batches)}

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from common import tables
+from llm.experiments import PUBLISHED_RATE
 
 MARGIN = 0.02
 CLAIMS = (
@@ -46,6 +47,13 @@ SIZES = (
     ("nonlinear", "linear_matched", "non-linear prompts beat linear prompts with as many parameters"),
     ("nonlinear_matched", "linear", "non-linear prompts with as few parameters beat linear prompts"),
 )
+# Ablations that have the three arms, and what `rates` calls them.
+REGIMES = {
+    "common_rate": "one for all",
+    "published_rate": "as published",
+    "equal_epochs": "own best, 5 epochs",
+    "world": "own best",
+}
 Rows = Sequence[Mapping[str, str]]
 
 
@@ -88,19 +96,23 @@ def verdict(low: float, high: float) -> str:
 
 
 def judge(efficiency: Rows, ablations: Rows) -> list[dict]:
-    """Every claim under every way to choose the rates that has been run."""
-    by = {
-        name: [r for r in ablations if r["ablation"] == name]
-        for name in ("common_rate", "published_rate", "matched", "equal_epochs")
-    }
-    worlds = sorted({r["world"] for r in ablations if r["ablation"] == "world"})
-    found = [*_judge(efficiency, "own best", ORDER), *_judge(by["common_rate"], "one for all", ORDER)]
-    found += _judge(by["published_rate"], "as published", ORDER)
-    found += _judge([*efficiency, *by["matched"]], "own best", SIZES)
-    found += _judge(by["equal_epochs"], "own best, 5 epochs", ORDER)
-    for world in worlds:
-        found += _judge([r for r in ablations if r["world"] == world], "own best", ORDER)
+    """Every claim under every way to choose the rates, and on every world, that has been run."""
+    matched = [r for r in ablations if r["ablation"] == "matched"]
+    found = [*_judge(efficiency, "own best", ORDER), *_judge([*efficiency, *matched], "own best", SIZES)]
+    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in ablations:
+        if rates := _regime(row):
+            groups.setdefault((rates, row["world"]), []).append(row)
+    for (rates, _), rows in groups.items():
+        found += _judge(rows, rates, ORDER)
     return found
+
+
+def _regime(row: Mapping[str, str]) -> str | None:
+    if row["ablation"] == "all_layers":
+        rates = "as published" if row["setting"] == f"{PUBLISHED_RATE:g}" else row["setting"]
+        return f"{rates}, all layers"
+    return REGIMES.get(row["ablation"])
 
 
 def write(folder: Path, efficiency: Rows, ablations: Rows) -> list[dict]:

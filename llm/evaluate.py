@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from common.arguments import Parser
 from common.paths import ROOT, SCRATCH
 from llm import inference, journal, protocol, tasks
 from llm.decoding import DECODINGS, Decoding
@@ -156,16 +157,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    p = Parser(
-        prog="evaluate.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = Parser(prog="evaluate.py", description=__doc__, epilog=EXAMPLES)
     add_model_arguments(p)
     p.add_argument("--protocol", choices=TASKS, default="harness", help="see above (harness)")
     p.add_argument(

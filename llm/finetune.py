@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from common.arguments import Parser
 from common.paths import RESULTS, SCRATCH
 from llm import data, inference, journal, methods, tensors
 from llm.estimate import report
@@ -128,16 +129,8 @@ def _claim(configuration: dict[str, Any], out: Path, result: Path, fresh: bool) 
     return journal.claim(out / "run.json", configuration)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="finetune.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="finetune.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("preset", nargs="?", metavar="PRESET", help="what to run; --list shows all")
     parser.add_argument("--list", action="store_true", help="list the presets and stop")
     parser.add_argument("--dry-run", action="store_true", help="estimate parameters, memory and time, and stop")

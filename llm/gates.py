@@ -7,7 +7,6 @@ sum to 1 and prompt weights to tanh(g), so it is |tanh(g)| / (1 + |tanh(g)|), wh
 with the input-dependent gate, it is a mean over the tokens of a text and needs the model.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common import tables
+from common.arguments import Parser
 from llm import files
 from llm.adapter import attached
 from llm.attention import PREFIX, attention_modules
@@ -152,19 +152,12 @@ def heat_map(rows: list[dict[str, Any]], file: str | os.PathLike, column: str = 
     figure.savefig(file, dpi=150)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line: a table and a heat map for a saved adapter."""
-    parser = _Parser(
+    parser = Parser(
         prog="gates.py",
         description="Gates and prompts of a saved adapter, as gates.csv and gates.png.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="adapter folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the adapter folder)")

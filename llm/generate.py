@@ -22,9 +22,10 @@ import torch
 from tqdm import tqdm
 from transformers import TextStreamer
 
+from common.arguments import Parser
 from llm import data, inference, journal
 from llm.decoding import DECODINGS, Decoding, generate, token_ids
-from llm.evaluate import Parser, add_model_arguments, label
+from llm.evaluate import add_model_arguments, label
 from llm.rows import read_file
 
 EXAMPLES = """examples:
@@ -148,9 +149,7 @@ def _instructions(path: Path) -> list[dict[str, Any]]:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    p = Parser(
-        prog="generate.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = Parser(prog="generate.py", description=__doc__, epilog=EXAMPLES)
     add_model_arguments(p)
     p.add_argument("--instruction", metavar="TEXT", help="one instruction (without it and --file: the terminal)")
     p.add_argument("--input", default="", metavar="TEXT", help="what the instruction is about, if anything")

@@ -10,18 +10,19 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
-import argparse
 import json
 import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from common.arguments import Parser
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from llm.data import Collator
@@ -61,7 +62,7 @@ class Pretraining:
 
 def build(world: World, settings: Pretraining) -> LlamaForCausalLM:
     """A Llama with random weights and the vocabulary of the world."""
-    tokenizer = world.tokenizer()
+    tokenizer: Any = world.tokenizer()
     torch.manual_seed(world.seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -99,6 +100,7 @@ def pretrain(world: World, settings: Pretraining, folder: Path, fresh: bool = Fa
     if fresh:
         shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True, exist_ok=True)
+    tokenizer: Any = world.tokenizer()
     trainer = Trainer(
         build(world, settings),
         TrainingArguments(
@@ -117,7 +119,7 @@ def pretrain(world: World, settings: Pretraining, folder: Path, fresh: bool = Fa
             report_to="none",
         ),
         train_dataset=examples(world, settings.steps * settings.batch_size),  # type: ignore[arg-type]
-        data_collator=Collator(world.tokenizer().pad_token_id),
+        data_collator=Collator(tokenizer.pad_token_id),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*pin_memory.*")
@@ -155,20 +157,9 @@ def _name(world: World, settings: Pretraining) -> str:
     return "-".join(str(v) for v in (*asdict(world).values(), *asdict(settings).values()))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
-    parser = _Parser(
-        prog="pretrain.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="pretrain.py", description=__doc__, epilog=EXAMPLES)
     for kind in (World, Pretraining):
         for field in fields(kind):
             option = "--" + field.name.replace("_", "-")
@@ -177,9 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="start anew instead of from the last checkpoint")
     arguments = parser.parse_args(argv)
     try:
-        world, settings = (
-            kind(**{f.name: getattr(arguments, f.name) for f in fields(kind)}) for kind in (World, Pretraining)
-        )
+        world = World(**{f.name: getattr(arguments, f.name) for f in fields(World)})
+        settings = Pretraining(**{f.name: getattr(arguments, f.name) for f in fields(Pretraining)})
     except ValueError as error:
         parser.error(str(error))
     folder = arguments.out or WORLDS / str(world.seed)

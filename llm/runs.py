@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,11 @@ def run(cell: Cell, experiment: Experiment, worlds: str, device: str = "cpu") ->
         _fix_gates(model, cell.gate)
     examples = encode(fraction(instructions, cell.fraction, cell.seed), tokenizer).examples
     validation = encode([q.row for q in world.questions("validation")], tokenizer).examples if cell.epochs else []
-    settings = Training(
-        learning_rate=cell.learning_rate,
-        batch_size=experiment.batch_size,
-        seed=cell.seed,
-        **({"epochs": cell.epochs} if cell.epochs else {"steps": experiment.steps, "evaluate_every": experiment.steps}),
-    )
+    settings = Training(learning_rate=cell.learning_rate, batch_size=experiment.batch_size, seed=cell.seed)
+    if cell.epochs:
+        settings = replace(settings, epochs=cell.epochs)
+    else:
+        settings = replace(settings, steps=experiment.steps, evaluate_every=experiment.steps)
     row = {
         **{c: getattr(cell, c) for c in KEY},
         **dict.fromkeys(("accuracy", "multiple_choice", "held_out_loss", "train_loss"), float("nan")),
@@ -113,8 +112,8 @@ def _fix_gates(model: torch.nn.Module, value: float) -> None:
 
 
 def key(row: Any) -> tuple[str, ...]:
-    get = row.get if isinstance(row, dict) else lambda c: getattr(row, c)
-    return tuple(str(float(get(c))) if c in ("fraction", "learning_rate") else str(get(c)) for c in KEY)
+    values = {c: row[c] if isinstance(row, dict) else getattr(row, c) for c in KEY}
+    return tuple(str(float(v)) if c in ("fraction", "learning_rate") else str(v) for c, v in values.items())
 
 
 class Runner:

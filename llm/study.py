@@ -13,7 +13,6 @@ sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # workers share the cores; one thread each also fixes the order of every sum
 
-import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -21,6 +20,7 @@ from dataclasses import asdict, replace
 import torch
 
 from common import tables
+from common.arguments import Parser
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from llm import claims, pretrain
@@ -143,9 +143,8 @@ def _reuse(table: Table, earlier: Table, cells: Sequence[Cell]) -> None:
 
 
 def _with_rate(cell: Cell, rates: dict[str, float]) -> Cell:
-    if isinstance(cell.learning_rate, float):
-        return cell
-    return replace(cell, learning_rate=rates[cell.learning_rate or cell.arm])
+    named = cell.learning_rate or cell.arm
+    return replace(cell, learning_rate=rates[named]) if isinstance(named, str) else cell
 
 
 def _widen(experiment: Experiment, table: Table, runner: Runner, arms: Sequence[str]) -> None:
@@ -210,17 +209,9 @@ def _claim(folder: Path, experiment: Experiment, worlds: Path, fresh: bool) -> N
     write_atomic(path, json.dumps(known, indent=1) + "\n")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
-    parser = _Parser(
-        prog="study.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="study.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--full", action="store_true", help="the full study instead of the quick twin")
     parser.add_argument("--size", choices=("small", "large"), default="small", help="large: the world of the GPU tier")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=" ".join(TABLES))

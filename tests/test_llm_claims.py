@@ -7,10 +7,11 @@ from scipy import stats
 from llm import claims
 
 
-def rows(accuracy, ablation="", world="0"):
+def rows(accuracy, ablation="", world="0", setting=""):
     """Rows from {(arm, fraction, seed): accuracy}."""
     return [
         {"arm": arm, "fraction": str(f), "seed": str(s), "accuracy": str(a), "ablation": ablation, "world": world}
+        | {"setting": setting}
         for (arm, f, s), a in accuracy.items()
     ]
 
@@ -93,6 +94,22 @@ def test_matched_arms_and_worlds_are_judged_apart():
         ("nonlinear", "linear_matched", "0"),
         ("nonlinear", "linear", "1"),
     }
+
+
+def test_regimes_are_judged_apart():
+    pair = made_up(0.1, noise=1e-3, arms=("nonlinear", "linear"))
+    settings = [("published_rate", "0.00225", "0"), ("published_rate", "0.00225", "1"), ("gate", "no tanh", "0")]
+    settings += [("all_layers", "own best", "0"), ("all_layers", "0.00225", "0"), ("common_rate", "x", "0")]
+    table = [r | {"ablation": a, "setting": s, "world": w} for a, s, w in settings for r in pair]
+    found = claims.judge([], table)
+    assert {(c["rates"], c["world"]) for c in found} == {
+        ("as published", "0"),
+        ("as published", "1"),
+        ("own best, all layers", "0"),
+        ("as published, all layers", "0"),
+        ("one for all", "0"),
+    }
+    assert {c["seeds"] for c in found} == {5}
 
 
 def test_file_has_a_row_per_claim(tmp_path):

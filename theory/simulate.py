@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import tables
+from common.arguments import Parser
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from common.streams import stream
@@ -187,16 +188,8 @@ def show(rates: list[dict], rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Study], Path]:
-    parser = _Parser(
-        prog="simulate.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="simulate.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("study", nargs="*", metavar="STUDY", help="studies to run; all of them if none is named")
     parser.add_argument("--list", action="store_true", help="list the studies and stop")
     parser.add_argument("--full", action="store_true", help="the full study instead of its quick twin")
