@@ -53,7 +53,8 @@ def worlds(measured: Measured) -> tuple[Figure, list[dict]]:
     drawn, axes = figure(PAGE, 4.4, 2, 1 + len(others), sharey=True)
     numbers = []
     for column, world in enumerate((0, *others)):
-        own = measured.efficiency if world == 0 else measured.ablation("world", world=world)
+        main = [r for r in measured.efficiency if r["arm"] in PROMPT_ARMS]
+        own = main if world == 0 else measured.ablation("world", world=world)
         published = measured.ablation("published_rate", world=world)
         for row, rows, rates in ((0, own, "own best rates"), (1, published, "published rate")):
             ax = axes[row * (1 + len(others)) + column]

@@ -53,13 +53,15 @@ def gaps(ax: Axes, rows: list[dict], pairs: Sequence[tuple[str, str]], marks: Se
     return numbers
 
 
-def stars(ax: Axes, first: str, second: str, size: str, colour: str) -> None:
+def stars(ax: Axes, first: str, second: str, size: str, colour: str, separator: str = ", ") -> None:
     """Published gaps of one pair; the legend has their values in points, with the share of the data in brackets.
 
     They are of LLaMA on ARC, so their sign and order may be compared and not their size.
     """
     at, points = zip(*sorted(published_gaps(first, second, size).items()), strict=True)
-    words = ", ".join(f"{y:+.2f} ({100 * x:g})".replace("-", "\N{MINUS SIGN}") for x, y in zip(at, points, strict=True))
+    words = separator.join(
+        f"{y:+.2f} ({100 * x:g})".replace("-", "\N{MINUS SIGN}") for x, y in zip(at, points, strict=True)
+    )
     look = {"marker": "*", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 0.7}
     ax.set_xticks(sorted({*ax.get_xticks(), *at}))
     ax.plot(at, np.array(points) / 100, color=colour, linestyle="", zorder=5, label=f"{size}: {words}", **look)
@@ -117,11 +119,11 @@ def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
         numbers += [{"panel": title} | r for r in lines(upper, rows, arms)]
         numbers += [{"panel": title} | r for r in gaps(lower, rows, pairs, marks[: len(pairs)])]
     for size, colour in (("7B", VERMILION), ("13B", BLACK)):
-        stars(axes[4], "nonlinear", "linear", size, colour)
-    _room_above(axes[4], 0.35)
+        stars(axes[4], "nonlinear", "linear", size, colour, ",\n")
+    _room_above(axes[4], 0.5)
     _published_key(axes[4])
     if measured.ablation("matched"):
-        names = [f"{LOOK[a].label} \N{MINUS SIGN} {LOOK[b].label}" for a, b in MATCHED_PAIRS]
+        names = [f"{LOOK[a].label}\n\N{MINUS SIGN} {LOOK[b].label}" for a, b in MATCHED_PAIRS]
         handles = [Line2D([], [], label=n, **m.points) for n, m in zip(names, marks, strict=True)]
         axes[7].legend(handles=handles, loc="upper left", fontsize=7)
     for ax in axes:  # narrow ones, in which 30 and 50 would run together
@@ -244,4 +246,5 @@ def _room_above(ax: Axes, share: float) -> None:
 
 
 def _published_key(ax: Axes) -> None:
-    ax.legend(loc="upper left", title="published, LLaMA on ARC", alignment="left", handlelength=0.8, fontsize=7)
+    title = "published,\nLLaMA on ARC"
+    ax.legend(loc="upper left", title=title, alignment="left", handlelength=0.8, fontsize=7)

@@ -1,7 +1,7 @@
 """Tables of a study that nobody ran, with accuracies drawn at random, for the tests of figures and notebooks."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from common import tables
@@ -11,6 +11,7 @@ from llm.experiments import Cell, Experiment, ablations, rate, sample_efficiency
 from llm.runs import COLUMNS, CURVE
 
 LEVEL = {"nonlinear": 0.9, "linear": 0.85, "random_init": 0.6, "full": 1.0, "lora": 0.97, "nonlinear_shared": 0.8}
+LEVEL |= {"vera": 0.7, "ia3": 0.65, "prompt_tuning": 0.55}
 
 
 def write_study(folder: Path, experiment: Experiment) -> None:
@@ -44,8 +45,9 @@ def best(arm: str) -> float:
 
 
 def _with_rate(cell: Cell) -> Cell:
-    chosen = rate(-1.5) if cell.learning_rate == "common" else best(cell.arm)
-    return Cell(**{**cell.__dict__, "learning_rate": chosen})
+    if isinstance(cell.learning_rate, float):
+        return cell
+    return replace(cell, learning_rate=rate(-1.5) if cell.learning_rate == "common" else best(cell.arm))
 
 
 def _row(cell: Cell) -> dict:

@@ -112,7 +112,7 @@ def test_quick_twin_says_not_run(tmp_path, monkeypatch):
     measured = llm.load()
     assert not measured.full
     assert not measured.ablations
-    assert [r["runs"] for r in llm.accounts(measured)[1:]] == [0] * 10
+    assert [r["runs"] for r in llm.accounts(measured)[1:]] == [0] * 11
     text = show(comparison.accuracies(measured))
     assert "not run: `python llm/finetune.py llama-7b-lora`, then `python llm/evaluate.py" in text
 
