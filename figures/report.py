@@ -17,7 +17,7 @@ import numpy as np
 from common import tables
 from common.paths import RESULTS, ROOT
 from common.records import write_atomic
-from llm.claims import CLAIMS, interval
+from llm.claims import CLAIMS, ORDER, interval
 from llm.experiments import ARMS, MAIN
 from llm.study import COLUMNS as RUNS
 from theory.replicate import COLUMNS
@@ -25,6 +25,8 @@ from theory.simulate import RATES
 from theory.studies import QUANTITIES, STUDIES
 
 HEADS = ("function", "D", "gate", "weights", "prompts, single", "prompts, shared cell")
+ARM_WORDS = {"linear": "linear", "nonlinear": "non-linear", "random_init": "random-init"}
+PAIRS = [(first, second) for first, second, _ in ORDER]
 MARKS = {"consistent": "=", "faster": "<", "slower": ">", "not resolved": "?", "no theorem": ""}
 
 
@@ -166,6 +168,29 @@ def claims() -> str:
     return "\n".join(lines)
 
 
+def verdicts() -> str:
+    """The gains and their verdicts, a line for each way to choose the rates and each world."""
+    rows = [r for r in tables.read(RESULTS / "llm" / "claims.csv", CLAIMS) if r["quantity"] == "gain"]
+    if not rows:
+        return "Not run: `python llm/study.py --full`."
+    found = {(r["rates"], r["world"], r["first"], r["second"]): r for r in rows}
+    lines = ["| rates | world | " + " | ".join(f"{ARM_WORDS[a]} over {ARM_WORDS[b]}" for a, b in PAIRS) + " |"]
+    lines.append("|---" * (len(PAIRS) + 2) + "|")
+    for rates, world in dict.fromkeys((r["rates"], r["world"]) for r in rows):
+        cells = [_verdict(found.get((rates, world, *pair))) for pair in PAIRS]
+        lines.append(f"| {rates} | {world} | " + " | ".join(cells) + " |")
+    lines += [""] + [
+        f"{r['claim'].capitalize()}: {_verdict(r)}." for r in rows if "matched" in r["first"] + r["second"]
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(row: dict | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['verdict']}: {float(row['value']):+.3f} [{float(row['low']):+.3f}, {float(row['high']):+.3f}]"
+
+
 def ablations() -> str:
     """Mean test accuracy of every setting of every ablation, a column for each fraction."""
     rows = tables.read(RESULTS / "llm" / "ablations.csv", RUNS)
@@ -210,7 +235,10 @@ def batches() -> str:
     return "\n".join(lines)
 
 
-BLOCKS = {f.__name__: f for f in (quick, rates, certificates, benchmarks, attention, arms, claims, ablations, batches)}
+BLOCKS = {
+    f.__name__: f
+    for f in (quick, rates, certificates, benchmarks, attention, arms, verdicts, claims, ablations, batches)
+}
 
 
 def filled(text: str) -> str:

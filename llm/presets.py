@@ -94,7 +94,7 @@ def _mini(method: str) -> Preset:
     rate = RATES["mini"][method]
     training = Training(rate, steps=400, batch_size=8, length=128, evaluate_every=100, checkpoint_every=50)
     name, data = f"mini-{method}", str(WORLD / "instructions.json")
-    return Preset(name, str(WORLD), data, method, training, _layers(method, 5), validation=100)
+    return Preset(name, str(WORLD), data, method, training, validation=100)
 
 
 def _llama(size: str, method: str) -> Preset:
