@@ -121,14 +121,7 @@ def _decoding(a: argparse.Namespace) -> Decoding:
 
 
 def _configuration(a: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """What the numbers depend on; of folders, no more than their names."""
-    found = {
-        "model": label(a.model),
-        "adapter": label(a.adapter) if a.adapter else None,
-        "weights": inference.fingerprint(model),
-        "gate_activation": a.gate_activation or "as trained",
-        "precision": a.precision,
-    }
+    found = model_configuration(a, model)
     if a.protocol == "harness":
         return found
     return found | {"decoding": asdict(_decoding(a)), "truthfulqa_preface": a.preface}
@@ -201,6 +194,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parts = [label(source).replace("/", "-") for source in (a.model, a.adapter) if source]
         a.out = SCRATCH / "llm" / "evaluation" / "+".join(parts)
     return a
+
+
+def model_configuration(a: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """What the numbers of a model depend on; of folders, no more than their names."""
+    return {
+        "model": label(a.model),
+        "adapter": label(a.adapter) if a.adapter else None,
+        "weights": inference.fingerprint(model),
+        "gate_activation": a.gate_activation or "as trained",
+        "precision": a.precision,
+    }
 
 
 def add_model_arguments(p: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ from transformers import TextStreamer
 from common.arguments import Parser
 from llm import data, inference, journal
 from llm.decoding import DECODINGS, Decoding, generate, token_ids
-from llm.evaluate import add_model_arguments, label
+from llm.evaluate import add_model_arguments, model_configuration
 from llm.rows import read_file
 
 EXAMPLES = """examples:
@@ -110,11 +110,7 @@ def answer_file(
         a.out.unlink(missing_ok=True)
         record.unlink(missing_ok=True)
     configuration = {
-        "model": label(a.model),
-        "adapter": label(a.adapter) if a.adapter else None,
-        "weights": inference.fingerprint(model),
-        "gate_activation": a.gate_activation or "as trained",
-        "precision": a.precision,
+        **model_configuration(a, model),
         "decoding": asdict(decoding),
         "instructions": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
     }
