@@ -219,8 +219,7 @@ def recount(measured: Measured) -> dict[tuple, dict]:
         for first, second in pairs:
             if not {first, second} <= arms:
                 continue
-            both = [{r["fraction"] for r in rows if r["arm"] == arm} for arm in (first, second)]
-            fractions, (left, right) = paired([r for r in rows if r["fraction"] in both[0] & both[1]], [first, second])
+            fractions, (left, right) = paired(rows, [first, second])
             gap = left - right
             per_seed = {"gain": gap.mean(1)}
             if len(fractions) > 1:

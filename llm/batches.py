@@ -14,8 +14,8 @@ class Batches(Sampler[list[int]]):
     """Indices of the micro-batches of one process, for the epoch in `epoch`.
 
     As published, an epoch has floor(rows / size) steps, and the rows left over are other ones in every epoch; fewer
-    rows than a batch make one smaller batch. Steps consist of the same rows for every number of processes and of
-    micro-batches, so that these change neither data order nor loss.
+    rows than a batch make one smaller batch, of a multiple of the processes. Steps of full batches consist of the same
+    rows for every number of processes and of micro-batches, so that these change neither data order nor loss.
 
     Parameters
     ----------

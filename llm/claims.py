@@ -63,15 +63,16 @@ def differences(rows: Rows, first: str, second: str) -> tuple[list[float], list[
     Returns
     -------
     fractions : list of float
-        Those at which both were run.
+        Those at which either was run; none if one of the two never was.
     seeds : list of int
     difference : ndarray (seeds, fractions)
         nan where one of the two was not run, or diverged.
     """
     accuracy = {(r["arm"], float(r["fraction"]), int(r["seed"])): float(r["accuracy"]) for r in rows}
     keys = [key for key in accuracy if key[0] in (first, second)]
-    shared = set.intersection(*({f for arm, f, _ in keys if arm == name} for name in (first, second)))
-    fractions, seeds = sorted(shared), sorted({s for _, f, s in keys if f in shared})
+    if {arm for arm, _, _ in keys} != {first, second}:
+        keys = []
+    fractions, seeds = sorted({f for _, f, _ in keys}), sorted({s for _, _, s in keys})
     missing = float("nan")
     table = [
         [accuracy.get((first, f, s), missing) - accuracy.get((second, f, s), missing) for f in fractions] for s in seeds
@@ -126,7 +127,7 @@ def _judge(rows: Rows, rates: str, claims: Iterable[tuple[str, str, str]]) -> li
     found = []
     for (first, second, words), quantity in product(claims, ("gain", "growth")):
         fractions, seeds, table = differences(rows, first, second)
-        # A pair that is missing makes a claim about other data; it is not judged before all are there.
+        # A pair that is missing makes a claim about other data; there is no verdict before all are there.
         if not table.size or np.isnan(table).all():
             continue
         if quantity == "growth" and len(fractions) < 2:

@@ -26,6 +26,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says what to change."""
 
 
+class Diverged(TrainingError):
+    """A loss, or a trained tensor, is not finite."""
+
+
 @torch.no_grad()
 def loss_sum(
     model: nn.Module, examples: Sequence[Example], collate: Collate, size: int, process: int = 0, processes: int = 1
@@ -100,7 +104,7 @@ class Curve(TrainerCallback):
         self.losses.clear()
         step, per_epoch = state.global_step, self.trainer.batches.steps
         if not math.isfinite(self.loss):
-            raise TrainingError(
+            raise Diverged(
                 f"the loss is {self.loss} at step {step} of {state.max_steps}, where the learning rate is "
                 f"{self.rate:.3g}; train again with a lower learning_rate (now {args.learning_rate:g})"
                 + (" or in precision bf16 or float32" if args.fp16 else "")

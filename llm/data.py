@@ -191,6 +191,12 @@ def hold_out(rows: Sequence[Row], count: int, seed: int) -> tuple[list[Row], lis
     )
 
 
+def check_fraction(share: float) -> None:
+    """ValueError unless a share is in (0, 1]."""
+    if not 0 < share <= 1:
+        raise ValueError(f"the fraction must be above 0 and at most 1; got {share}; a tenth of the rows is 0.1")
+
+
 def fraction(rows: Sequence[Any], share: float, seed: int) -> list[Any]:
     """A random share of rows in their order, rounded half up and at least one; a smaller share is a subset of a larger.
 
@@ -199,8 +205,7 @@ def fraction(rows: Sequence[Any], share: float, seed: int) -> list[Any]:
     ValueError
         If the share is not in (0, 1], or there are no rows.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"the fraction must be above 0 and at most 1; got {share}; a tenth of the rows is 0.1")
+    check_fraction(share)
     if not rows:
         raise ValueError("there must be at least one row to take a fraction of")
     # 0.29 of 50 rows is 14.5 rows, though not in binary.

@@ -31,12 +31,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from llm import data, methods
+from llm import data, inference, methods
 from llm.adapter import owner
 from llm.batches import Batches
 from llm.curve import CURVE_NAME
 from llm.modules import Adapters
-from llm.presets import Preset
+from llm.presets import PRESETS, Preset
 from llm.training import Training, last_checkpoint
 
 BYTES = {"float32": 4, "bf16": 2, "fp16": 2}
@@ -127,8 +127,10 @@ def report(preset: Preset, share: float, out: Path, speed: float | None = None) 
 
     A model or data set that is not at hand is replaced by the shape and the size that its preset knows.
     """
+    data.check_fraction(share)
     settings, lines = preset.training, []
     config = _shape(preset, lines)
+    inference.check_length(config, settings.length)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, preset.base_precision))
     model = methods.apply(model, preset.method, preset.options)
@@ -143,7 +145,7 @@ def report(preset: Preset, share: float, out: Path, speed: float | None = None) 
         f"({work.at_once:,} tokens at once)",
         f"work         {steps:,} steps, {work.tokens / work.steps * steps:,.0f} tokens with padding, {flops:.3g} FLOPs",
     ]
-    if (checkpoint := last_checkpoint(out)) is not None:
+    if (checkpoint := _checkpoint(preset, share, out)) is not None:
         state = json.loads((checkpoint / CURVE_NAME).read_text())
         done = int(checkpoint.name.rpartition("-")[2])
         seconds, source = state["seconds"] / done * steps, f"measured, {done} steps in {out}"
@@ -167,11 +169,20 @@ def throughput(precision: str, size: int = 1024) -> float:
     return EFFICIENCY * 2 * size**3 / best
 
 
+def _checkpoint(preset: Preset, share: float, out: Path) -> Path | None:
+    """The last checkpoint in a folder, if it is of this run."""
+    record = out / "run.json"
+    known = json.loads(record.read_text())["configuration"] if record.is_file() else {}
+    wanted = json.loads(json.dumps(preset.configuration(share)))
+    return last_checkpoint(out) if all(known.get(key) == value for key, value in wanted.items()) else None
+
+
 def _shape(preset: Preset, lines: list[str]) -> Any:
     try:
         return AutoConfig.from_pretrained(preset.model)
     except (OSError, ValueError) as error:
-        if not preset.shape or Path(preset.model).exists():
+        # Only the preset's own model is known without its folder.
+        if not preset.shape or preset.model != PRESETS[preset.name].model or Path(preset.model).exists():
             raise FileNotFoundError(f"{preset.model} must be a model folder or hub id: {error}") from error
     lines.append(f"model        {preset.model} is not at hand; a LLaMA of its shape")
     return LlamaConfig(**preset.shape)  # type: ignore[arg-type]
@@ -179,14 +190,21 @@ def _shape(preset: Preset, lines: list[str]) -> Any:
 
 def _lengths(preset: Preset, share: float, lines: list[str]) -> list[int]:
     """Tokens of the examples, or what the preset knows of them."""
+    (known, tokens), length = preset.size, preset.training.length
     try:
         rows, _ = preset.split(share)
-        tokenizer = AutoTokenizer.from_pretrained(preset.model)
+        count = len(rows)
     except (OSError, ValueError):
-        rows, tokens = preset.size
-        if not rows or Path(preset.data).exists():
+        if not known or preset.data != PRESETS[preset.name].data or Path(preset.data).exists():
             raise
-        count, length = max(1, round(share * (rows - preset.validation))), preset.training.length
+        rows, count = [], max(1, round(share * (known - preset.validation)))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(preset.model) if rows else None
+    except (OSError, ValueError):
+        if not known:
+            raise
+        tokenizer = None
+    if tokenizer is None:
         lines.append(f"data         {preset.data} or tokenizer not at hand; {count:,} rows of about {tokens} tokens")
         return [length, *[min(tokens, length)] * (count - 1)]
     encoded = data.encode(rows, tokenizer, preset.training.length)

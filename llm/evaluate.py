@@ -26,12 +26,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-
 from common.arguments import Parser
-from common.paths import ROOT, SCRATCH
+from common.paths import SCRATCH, label
 from llm import inference, journal, protocol, tasks
 from llm.decoding import DECODINGS, Decoding
+from llm.memory import out_of_memory
 from llm.modules import GATE_ACTIVATIONS
 
 SUPER_GLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
@@ -57,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     inference.quiet()
     try:
         results = run(a)
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         return _fail("out of memory; use a smaller --batch-size, or --precision bfloat16")
     except (ValueError, OSError) as error:
         return _fail(" ".join(str(error).split()))
@@ -82,10 +83,12 @@ def run(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
         a.model, a.adapter, gate_activation=a.gate_activation, precision=a.precision, device=a.device
     )
     record_path, folder = a.out / f"{a.protocol}.json", a.out / a.protocol
+    configuration = _configuration(a, model)
+    if journal.known(record_path, configuration) is None and folder.exists():
+        raise ValueError(f"{folder} must be new, or of this command, which keeps {record_path.name} beside it")
     if a.fresh:
-        record_path.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-    record = journal.claim(record_path, _configuration(a, model))
+    record = journal.claim(record_path, configuration, a.fresh)
     for task in a.tasks:
         name = f"{task}-shuffled" if task == "truthfulqa" and a.truthfulqa_order == "shuffled" else task
         if name in record["results"] and record["results"][name]["limit"] == a.limit:
@@ -125,14 +128,6 @@ def _configuration(a: argparse.Namespace, model: Any) -> dict[str, Any]:
     if a.protocol == "harness":
         return found
     return found | {"decoding": asdict(_decoding(a)), "truthfulqa_preface": a.preface}
-
-
-def label(model: str) -> str:
-    """A hub id as it is, a folder by its path in this project or else by its name."""
-    path = Path(model).expanduser().resolve()
-    if not path.exists():
-        return str(model)
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

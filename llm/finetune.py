@@ -27,14 +27,12 @@ from typing import Any
 import torch
 
 from common.arguments import Parser
-from common.paths import RESULTS, SCRATCH
+from common.paths import RESULTS, SCRATCH, label
 from llm import data, inference, journal, methods, tensors
 from llm.estimate import report
-from llm.evaluate import label
 from llm.presets import PRESETS, Preset
-from llm.training import PRECISIONS, Training, TrainingError, last_checkpoint, train
+from llm.training import PRECISIONS, Training, TrainingError, last_checkpoint, memory_in_words, train
 
-FREE = ("checkpoint_every", "micro_batch_size", "gradient_checkpointing")  # they do not change the result
 EXAMPLES = """examples:
   python llm/finetune.py mini-nonlinear                            the small world, a minute on a CPU
   python llm/finetune.py llama-7b-nonlinear --dry-run              what it will take
@@ -60,10 +58,13 @@ def run(preset: Preset, share: float, out: Path, result: Path, fresh: bool = Fal
     model, tokenizer = _base(preset)
     encoded = data.encode(rows, tokenizer, settings.length)
     held_out = data.encode(validation, tokenizer, settings.length) if validation else None
-    configuration = _configuration(preset, share, model, encoded.examples)
+    configuration = preset.configuration(share) | {
+        "weights": inference.fingerprint(model),
+        "examples": hashlib.sha256(json.dumps(encoded.examples).encode()).hexdigest()[:16],
+    }
     model = methods.apply(model, preset.method, preset.options, settings.seed)
     if first:
-        record = _claim(configuration, out, result, fresh)
+        record = _claim(preset, configuration, out, result, fresh)
         print(f"{preset.name}: {methods.counts(model)['trainable']:,} trainable parameters\n{encoded.report}")
     validation_examples = held_out.examples if held_out else []
     curve = train(model, encoded.examples, validation_examples, settings, out, resume=not fresh, progress=first)
@@ -94,39 +95,28 @@ def run(preset: Preset, share: float, out: Path, result: Path, fresh: bool = Fal
 
 def _base(preset: Preset) -> tuple[Any, Any]:
     model, tokenizer = inference.load_base(preset.model, preset.base_precision, "cpu")
-    limit = model.config.get_text_config().max_position_embeddings
-    if preset.training.length > limit:
-        raise ValueError(f"length must be at most what the model was made for, {limit}; got {preset.training.length}")
+    inference.check_length(model.config, preset.training.length)
     return model, tokenizer
 
 
-def _configuration(preset: Preset, share: float, model: Any, examples: list[data.Example]) -> dict[str, Any]:
-    """What the result depends on; of folders, no more than their names."""
-    training = {name: value for name, value in asdict(preset.training).items() if name not in FREE}
-    return {
-        "preset": preset.name,
-        "model": label(preset.model),
-        "weights": inference.fingerprint(model),
-        "data": label(preset.data),
-        "examples": hashlib.sha256(json.dumps(examples).encode()).hexdigest()[:16],
-        "fraction": share,
-        "validation": preset.validation,
-        "method": preset.method,
-        "options": dict(preset.options),
-        **training,
-    }
-
-
-def _claim(configuration: dict[str, Any], out: Path, result: Path, fresh: bool) -> dict[str, Any]:
-    """The record of this run, after making sure that neither folder nor result belongs to another one."""
-    if fresh:  # what a run makes, and nothing else that may lie there
-        for path in (out / "adapter", out / "model", *out.glob("checkpoint-*")):
+def _claim(preset: Preset, configuration: dict[str, Any], out: Path, result: Path, fresh: bool) -> dict[str, Any]:
+    """The record of this run, after making sure that nothing in folder and result belongs to somebody else."""
+    here = journal.known(out / "run.json", configuration)
+    journal.known(result, configuration)
+    made = [out / "adapter", out / "model", *sorted(out.glob("checkpoint-*"))]
+    if here is None and (foreign := next((path for path in made if path.exists()), None)):
+        raise ValueError(f"{out} has {foreign.name}, and no run.json of this command; name another --out")
+    if here and fresh:
+        trained = made[here["configuration"]["method"] == "full"]
+        if Path(preset.model).resolve() == trained.resolve():
+            raise ValueError(f"--fresh would remove the base, {trained}; name another --out")
+        for path in (trained, *made[2:]):  # what the run made, and nothing else that may lie there
             shutil.rmtree(path, ignore_errors=True)
-        for path in (out / "run.json", result):
-            path.unlink(missing_ok=True)
+    if fresh:
+        result.unlink(missing_ok=True)
     elif result.exists():
         journal.claim(result, configuration)
-    return journal.claim(out / "run.json", configuration)
+    return journal.claim(out / "run.json", configuration, fresh)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="PATH", help="folder or hub id of the base")
     parser.add_argument("--data", metavar="PATH", help="a .json, .jsonl or .parquet file, or a hub id")
     parser.add_argument("--method", choices=methods.METHODS, metavar="M", help=", ".join(methods.METHODS))
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of the method")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options of the method"
+    )
     parser.add_argument("--fraction", type=float, default=1.0, metavar="F", help="share of the training rows (1)")
     parser.add_argument("--validation", type=int, metavar="N", help="rows held out, of which training sees none")
     parser.add_argument("--learning-rate", type=float, metavar="R", help="peak")
@@ -151,9 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_mutually_exclusive_group()
     for name, text in (("packed", "several rows in one"), ("padded", "every row to --length, as published")):
         group.add_argument(f"--{name}", dest="batching", action="store_const", const=name, help=text)
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the base and of the computation")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the computation and, but for full, the base")
     parser.add_argument("--gradient-checkpointing", action="store_true", default=None, help="less memory, more time")
-    parser.add_argument("--evaluate-every", type=int, metavar="S", help="steps between rows of the curve (an epoch)")
+    parser.add_argument("--evaluate-every", type=int, metavar="S", help="steps between rows of the curve (0: an epoch)")
     parser.add_argument("--checkpoint-every", type=int, metavar="S", help="steps between checkpoints")
     parser.add_argument("--seed", type=int, metavar="S", help="of the initial values, the subset and the order")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (results/scratch/llm/PRESET)")
@@ -179,7 +171,8 @@ def configured(a: argparse.Namespace) -> Preset:
     changes = {f.name: getattr(a, f.name, None) for f in fields(Training)}
     training = replace(preset.training, **{key: value for key, value in changes.items() if value is not None})
     if a.epochs is not None and a.steps is None:
-        training = replace(training, steps=None)
+        every = training.evaluate_every if a.evaluate_every is not None else 0
+        training = replace(training, steps=None, evaluate_every=every)
     sources = {key: value for key in ("model", "data", "validation") if (value := getattr(a, key)) is not None}
     options = {**preset.options, **dict(_option(text) for text in a.set)}
     return replace(preset, training=training, options=options, **sources)
@@ -215,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(report(preset, a.fraction, out, a.throughput))
             return 0
         result = a.result or RESULTS / "llm" / f"{out.resolve().name}.json"
-        record = run(preset, a.fraction, out, result, a.fresh)
+        with memory_in_words():
+            record = run(preset, a.fraction, out, result, a.fresh)
     except (ValueError, OSError, TrainingError) as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import TextStreamer
 
@@ -26,6 +25,7 @@ from common.arguments import Parser
 from llm import data, inference, journal
 from llm.decoding import DECODINGS, Decoding, generate, token_ids
 from llm.evaluate import add_model_arguments, model_configuration
+from llm.memory import out_of_memory
 from llm.rows import read_file
 
 EXAMPLES = """examples:
@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             answer(model, tokenizer, a.instruction, a.input, decoding)
         else:
             chat(model, tokenizer, decoding)
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         return _fail("out of memory; use a smaller --batch-size, or --precision bfloat16")
     except (ValueError, OSError) as error:
         return _fail(" ".join(str(error).split()))
@@ -106,17 +108,16 @@ def answer_file(
         If a.out holds answers of another model, decoding or file.
     """
     record = a.out.with_name(a.out.name + ".json")
-    if a.fresh:
-        a.out.unlink(missing_ok=True)
-        record.unlink(missing_ok=True)
     configuration = {
         **model_configuration(a, model),
         "decoding": asdict(decoding),
         "instructions": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
     }
-    if a.out.exists() and not record.exists():
-        raise ValueError(f"{a.out} must be new, or of this command, which keeps {record.name} beside it; use --fresh")
-    journal.claim(record, configuration)
+    if journal.known(record, configuration) is None and a.out.exists():
+        raise ValueError(f"{a.out} must be new, or of this command, which keeps {record.name} beside it")
+    if a.fresh:
+        a.out.unlink(missing_ok=True)
+    journal.claim(record, configuration, a.fresh)
     context, done = inference.context_length(model), len(journal.read(a.out))
     for start in tqdm(range(done, len(rows), a.batch_size), desc=a.file.name, unit="batch", mininterval=1):
         batch = rows[start : start + a.batch_size]

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from llm import methods
 from llm.adapter import owner
+from llm.memory import out_of_memory
 from llm.modules import GATE_ACTIVATIONS, Adapters
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -56,7 +58,9 @@ def load_base(model: str | Path, precision: str = "auto", device: str | None = N
             f"there is no folder {model}, and the hub does not give a model of this name ({reason}); without a network "
             "download it elsewhere and give the path of its folder"
         ) from error
-    except (RuntimeError, KeyError, TypeError) as error:  # what comes of files that do not belong together
+    except (RuntimeError, KeyError, TypeError, ValueError, SafetensorError) as error:  # files that are no such model
+        if out_of_memory(error):
+            raise
         raise ValueError(f"{model} does not load as a causal language model: {' '.join(str(error).split())}") from error
     base, report = loaded
     if missing := sorted(report["missing_keys"]):
@@ -67,9 +71,9 @@ def load_base(model: str | Path, precision: str = "auto", device: str | None = N
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return base.to(device).eval(), tokenizer
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"the device must be one of this machine, such as cpu or cuda; got {device!r} ({reason})"
@@ -117,6 +121,13 @@ def quiet() -> None:
     for library in (transformers_logging, hub_logging):
         library.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def check_length(config: Any, length: int) -> None:
+    """ValueError if rows of this length are longer than what the model of a configuration was made for."""
+    limit = config.get_text_config().max_position_embeddings
+    if length > limit:
+        raise ValueError(f"length must be at most what the model was made for, {limit}; got {length}")
 
 
 def context_length(model: nn.Module) -> int:

@@ -42,7 +42,27 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     append_whole(path, data)
 
 
-def claim(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any]:
+def known(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of a run that lies there, of whatever configuration; None if there is no file.
+
+    Raises
+    ------
+    ValueError
+        If the file is no record of a configuration with these keys: it is another command's, or somebody's own.
+    """
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        keys, _, _ = record["configuration"].keys(), record["history"], record["results"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        keys = None
+    if keys != configuration.keys():
+        raise ValueError(f"{path} is not a record of this command; move it away, or give the result another name")
+    return record
+
+
+def claim(path: Path, configuration: Mapping[str, Any], fresh: bool = False) -> dict[str, Any]:
     """The record of a run: its configuration, where its numbers come from, and whatever results were saved in it.
 
     Parameters
@@ -51,6 +71,8 @@ def claim(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any]:
         A JSON file; made if absent.
     configuration : mapping
         What the numbers depend on.
+    fresh : bool
+        Replace a record that is there.
 
     Returns
     -------
@@ -62,17 +84,13 @@ def claim(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any]:
         If the file is of another configuration, or no such file.
     """
     now = json.loads(json.dumps(configuration))
-    record: dict[str, Any] = {"configuration": now, "history": [], "results": {}}
-    if path.exists():
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            before, _, _ = record["configuration"], record["history"], record["results"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is not a record of this command; use --fresh or another --out") from None
-        if before != now:
-            keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-            differences = ", ".join(f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in keys)
-            raise ValueError(f"{path} is of a run with {differences}; use --fresh to replace it, or --out to keep both")
+    record = known(path, now)
+    if record is None or fresh:
+        record = {"configuration": now, "history": [], "results": {}}
+    elif (before := record["configuration"]) != now:
+        keys = sorted(key for key in now if before[key] != now[key])
+        differences = ", ".join(f"{key} {before[key]!r} (now {now[key]!r})" for key in keys)
+        raise ValueError(f"{path} is of a run with {differences}; use --fresh to replace it, or --out to keep both")
     record["history"].append(provenance())
     save(path, record)
     return record

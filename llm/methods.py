@@ -26,6 +26,7 @@ from torch import nn
 from common.records import write_atomic
 from llm import adapter, tensors
 from llm.adapter import owner, trainable_parameters
+from llm.memory import out_of_memory
 from llm.modules import PROMPTS, AdapterConfig
 
 COMBINED = {f"{prompt}+lora": prompt for prompt in ("linear", "nonlinear")}
@@ -71,7 +72,8 @@ def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if other is not None:
-            model = _wrap(model, other)
+            with _options_in_words(method, options):
+                model = _wrap(model, other)
         if prompts is not None:
             adapter.attach(model, prompts)
     if method in OWN:
@@ -189,7 +191,22 @@ def _configurations(method: str, options: dict[str, Any], seed: int) -> tuple[Ad
         raise ValueError(
             f"{method} has no option {unknown[0]!r}; it has {', '.join(names) if names else 'no options at all'}"
         )
-    return prompts, None if config_class is None else config_class(**(chosen | options))
+    if config_class is None:
+        return prompts, None
+    with _options_in_words(method, options):
+        return prompts, config_class(**(chosen | options))
+
+
+@contextmanager
+def _options_in_words(method: str, options: Mapping[str, Any] | None) -> Iterator[None]:
+    """PEFT checks few of its options; what goes wrong with one of them is said in a line."""
+    try:
+        yield
+    except (TypeError, AttributeError, NotImplementedError, ArithmeticError, RuntimeError) as error:
+        if not options or out_of_memory(error):
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise ValueError(f"{method} cannot be made with {given}: {error}") from error
 
 
 def _wrap(model: nn.Module, config: Any) -> nn.Module:

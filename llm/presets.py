@@ -2,7 +2,8 @@
 
 mini-* train on the instruction set of the committed small world, on its base, as the study does: 400 steps of 8 rows,
 in a minute on a CPU. llama-* follow the published protocol: Alpaca, batch 64, 5 epochs of which 2 warm up, length 512,
-prompts on the last 30 of 32 (38 of 40) layers, peak rate 2.25e-3. For the other methods the paper gives no rates;
+prompts on the last 30 of 32 (38 of 40) layers, peak rate 2.25e-3; but batches of rows of similar length, where the
+published ones are random and padded to 512 (`--padded`). For the other methods the paper gives no rates;
 theirs are customary ones.
 
 The published bases were float16; here they are bfloat16, and what trains is float32 as published. Full fine-tuning
@@ -11,16 +12,17 @@ held out, of which training sees none, unlike in the published code: an epoch ha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from common.paths import RESULTS
+from common.paths import RESULTS, label
 from llm.data import Row, fraction, hold_out, read
 from llm.methods import COMBINED, METHODS
 from llm.modules import PROMPTS
 from llm.training import Training
 
 WORLD = RESULTS / "llm" / "worlds" / "0"
+FREE = ("checkpoint_every", "micro_batch_size", "gradient_checkpointing")  # they do not change the result
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Preset:
         """How the base is loaded."""
         names = {"float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
         return "float32" if self.method == "full" else names[self.training.precision]
+
+    def configuration(self, share: float) -> dict[str, Any]:
+        """What the result depends on, model and data by their labels."""
+        training = {name: value for name, value in asdict(self.training).items() if name not in FREE}
+        names = {"preset": self.name, "model": label(self.model), "data": label(self.data), "fraction": share}
+        return names | {"validation": self.validation, "method": self.method, "options": dict(self.options), **training}
 
     def split(self, share: float) -> tuple[list[Row], list[Row]]:
         """Training rows, a share of those not held out, and validation rows, the same for every share and seed."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
+import hashlib
 import json
 import shutil
 import warnings
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from common.arguments import Parser
@@ -35,7 +37,7 @@ EXAMPLES = """examples:
   python llm/pretrain.py                          world 0, to results/llm/worlds/0
   python llm/pretrain.py --seed 1                 another world
   python llm/pretrain.py --train 4000 --validation 200 --test 500 --asked 2000 --hidden 512 --layers 12 --heads 8
-      --steps 20000 --out results/llm/worlds/large  the world of the GPU tier (about 40 million parameters)
+      --steps 20000 --out results/llm/worlds/large/0  the world of the GPU tier (about 40 million parameters)
 """
 
 
@@ -100,6 +102,9 @@ def pretrain(world: World, settings: Pretraining, folder: Path, fresh: bool = Fa
     if fresh:
         shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True, exist_ok=True)
+    for checkpoint in scratch.glob("checkpoint-*"):
+        if not (checkpoint / TRAINER_STATE_NAME).is_file():  # written last: a kill has cut this one short
+            shutil.rmtree(checkpoint)
     tokenizer: Any = world.tokenizer()
     trainer = Trainer(
         build(world, settings),
@@ -139,6 +144,15 @@ def write(model, world: World, settings: Pretraining, curve: list[dict], folder:
     write_atomic(folder / CONFIG_NAME, json.dumps(text, indent=1) + "\n")
 
 
+def fingerprint(folder: Path) -> str:
+    """Which weights a base folder has; errors as of `read`."""
+    read(folder)
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def read(folder: Path) -> World:
     """The world whose base lies in `folder`.
 
@@ -149,7 +163,9 @@ def read(folder: Path) -> World:
     """
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: `python llm/pretrain.py --out {folder}` makes the base of a world")
+        raise FileNotFoundError(
+            f"{path} is missing: `python llm/pretrain.py --out {folder}` makes the base of a world (--help: of a larger one)"
+        )
     return World(**json.loads(path.read_text())["world"])
 
 
@@ -173,6 +189,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     folder = arguments.out or WORLDS / str(world.seed)
+    made = {"world": asdict(world), "pretraining": asdict(settings)}
+    if (folder / CONFIG_NAME).is_file() and not arguments.fresh:
+        known = json.loads((folder / CONFIG_NAME).read_text())
+        if any(known.get(part) != made[part] for part in made):
+            parser.error(f"{folder} has the base of other settings; name another --out, or replace it with --fresh")
+        print(f"{folder} is there already; --fresh makes it anew")
+        return 0
     curve = pretrain(world, settings, folder, arguments.fresh)
     print(f"{folder}: loss {curve[-1]['loss']:.4f} after {settings.steps} steps")
     return 0

@@ -32,6 +32,8 @@ def read(source: str | os.PathLike, split: str = "train") -> list[Row]:
         If the file cannot be read, has no rows, or lacks a column; a missing `input` is an empty one.
     """
     path = Path(source)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the path of a {', '.join(FORMATS)} file in it")
     if path.is_file() or path.suffix.lower() in FORMATS or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         found = read_file(path)
     else:
@@ -106,4 +108,10 @@ def _row(row: Any, number: int, source: object) -> Row:
     for column, value in values.items():
         if not isinstance(value, str):
             raise ValueError(f"{column} must be a string; row {number} of {source} has {value!r}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{column} must be text; row {number} of {source} has half a character ({error})"
+            ) from error
     return values  # type: ignore[return-value]

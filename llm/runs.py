@@ -16,7 +16,7 @@ from common import tables, workers
 from llm import methods, pretrain
 from llm.data import encode, fraction
 from llm.experiments import ARMS, Cell, Experiment
-from llm.training import Training, TrainingError, train
+from llm.training import Diverged, Training, train
 from llm.world import World, chance, score
 
 COLUMNS = (
@@ -77,7 +77,7 @@ def run(cell: Cell, experiment: Experiment, worlds: str, device: str = "cpu") ->
     }
     curve: list[dict] = []
     try:
-        curve = train(model, examples, validation, settings)
+        curve = train(model, examples, validation, settings, device=device)
         scored = score(model, tokenizer, world.questions(cell.part))
         row |= {
             "accuracy": scored.accuracy,
@@ -86,8 +86,8 @@ def run(cell: Cell, experiment: Experiment, worlds: str, device: str = "cpu") ->
             "train_loss": curve[-1]["train_loss"],
             "steps": curve[-1]["step"],
         }
-    except TrainingError as error:
-        row["status"] = "diverged" if str(error).startswith("the loss is") else f"failed: {error}"
+    except Diverged:
+        row["status"] = "diverged"
     row["seconds"] = time.perf_counter() - began
     return row, [{**{c: getattr(cell, c) for c in KEY}, **point} for point in curve] if cell.epochs else []
 

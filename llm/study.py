@@ -15,6 +15,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 
 import torch
@@ -36,10 +37,12 @@ from llm.experiments import (
     sample_efficiency,
     tuning,
 )
+from llm.pretrain import fingerprint
 from llm.runs import COLUMNS, CURVE, KEY, Runner, Table, key, untuned
+from llm.training import TrainingError
 
 TABLES = ("tuning", "sample_efficiency", "ablations")
-# What every row or every rate depends on. Arms, fractions, seeds and worlds may be added to a study that is there.
+# What every row or every rate depends on, besides bases and device. Arms, fractions, seeds and worlds may be added.
 FIXED = ("steps", "batch_size", "tuning_fraction", "tuning_seeds", "exponents")
 WIDEN = 6  # an arm whose best is still at an edge then has no best rate in reach
 COMMITTED = RESULTS / "llm"
@@ -116,7 +119,8 @@ def study(
         _widen(experiment, table, runner, arms)
     rates = {arm: found[0] for arm in arms if (found := best(table, arm))}
     if missing := [arm for arm in arms if arm not in rates]:
-        raise StudyError(f"{table.path} has no rows of {', '.join(missing)}: run the tuning first (--tables tuning)")
+        command = "python llm/study.py --full --tables tuning"
+        raise StudyError(f"{table.path} has no rows of {', '.join(missing)}; `{command}` makes them")
     rates["common"] = common_rate(table, [arm for arm in arms if arm in PROMPT_ARMS])
     say("learning rates: " + ", ".join(f"{arm} {r:g}" for arm, r in rates.items()))
     for name, cells in (("sample_efficiency", sample_efficiency(experiment)), ("ablations", ablations(experiment))):
@@ -125,13 +129,21 @@ def study(
             _reuse(grown, Table(folder, "sample_efficiency"), todo)
             runner.fill(grown, todo, name)
     _write_sorted(folder)
-    found = claims.write(folder, *(tables.read(folder / f"{name}.csv", COLUMNS) for name in TABLES[1:]))
+    wanted_rows = [_rows_of(folder, TABLES[1], sample_efficiency(experiment), rates)]
+    wanted_rows += [_rows_of(folder, TABLES[2], ablations(experiment), rates)]
+    found = claims.write(folder, *wanted_rows)
     for claim in found:
         say(
             "{value:+.3f} [{low:+.3f}, {high:+.3f}]  {verdict:<13}  {claim} (rates: {rates}, world {world})".format(
                 **claim
             )
         )
+
+
+def _rows_of(folder: Path, name: str, cells: Sequence[Cell], rates: dict[str, float]) -> list[dict[str, str]]:
+    """Rows of these cells alone: a table may have others, of an earlier tuning or of another list."""
+    rows = Table(folder, name).rows
+    return [rows[k] for cell in cells if (k := key(_with_rate(cell, rates))) in rows]
 
 
 def _reuse(table: Table, earlier: Table, cells: Sequence[Cell]) -> None:
@@ -186,26 +198,37 @@ def _number(text: str) -> tuple[float, str]:
         return float("inf"), text
 
 
-def _claim(folder: Path, experiment: Experiment, worlds: Path, fresh: bool) -> None:
-    """Make the folder this experiment's, or stop if it is another's; note which code and machine go on with it."""
+def _claim(experiment: Experiment, folder: Path, worlds: Path, device: str = "cpu", fresh: Sequence[str] = ()) -> None:
+    """Make the folder this experiment's, or stop if it is another's; note which code and machine go on with it.
+
+    Tables named in `fresh` are removed, once it is sure that they can be made again.
+    """
     path = folder / "study.json"
-    configuration = json.loads(json.dumps(asdict(experiment)))
-    if fresh:
-        for name in (*(f"{t}.csv" for t in TABLES), "curves.csv", "claims.csv", "study.json"):
-            (folder / name).unlink(missing_ok=True)
-    now = provenance()
-    if not path.is_file():
-        known = {"experiment": configuration, "untuned": untuned(worlds), "provenance": now, "continued": []}
+    now = json.loads(json.dumps({"experiment": asdict(experiment), "provenance": provenance()}))
+    ground = {"bases": {str(w): fingerprint(worlds / str(w)) for w in (0, *experiment.worlds)}, "device": device}
+    if not path.is_file() or set(fresh) == set(TABLES):
+        known = {**now, **ground, "untuned": untuned(worlds), "continued": []}
     else:
         known = json.loads(path.read_text())
-        if wrong := [k for k in FIXED if known["experiment"].get(k) != configuration[k]]:
+        known = {**ground, "continued": [], **known}
+        before = {name: known["experiment"].get(name) for name in FIXED} | {"device": known["device"]}
+        after = {name: now["experiment"][name] for name in FIXED} | {"device": device}
+        for world, base in known["bases"].items():
+            before[f"base of world {world}"], after[f"base of world {world}"] = base, ground["bases"].get(world, base)
+        if wrong := [name for name in before if before[name] != after[name]]:
             raise StudyError(
-                f"{folder} has a study of another configuration ({wrong[0]} {known['experiment'].get(wrong[0])} "
-                f"instead of {configuration[wrong[0]]}); name another folder by --out, or start anew with --fresh"
+                f"{folder} has a study of another configuration ({wrong[0]} {before[wrong[0]]} instead of "
+                f"{after[wrong[0]]}); name another folder by --out, or start anew with --fresh"
             )
-        latest = [known["provenance"], *known.setdefault("continued", [])][-1]
-        known["experiment"] = configuration
-        known["continued"] += [now] if latest | {"time": ""} != now | {"time": ""} else []
+        known["bases"] |= ground["bases"]
+        if known["experiment"] != now["experiment"]:
+            known["continued"].append({**now["provenance"], "experiment before": known["experiment"]})
+        elif [known["provenance"], *known["continued"]][-1] | {"time": ""} != now["provenance"] | {"time": ""}:
+            known["continued"].append(now["provenance"])
+        known["experiment"] = now["experiment"]
+    for name in fresh:
+        for file in (f"{name}.csv", "claims.csv", *(["curves.csv"] if name == "ablations" else [])):
+            (folder / file).unlink(missing_ok=True)
     write_atomic(path, json.dumps(known, indent=1) + "\n")
 
 
@@ -215,16 +238,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="the full study instead of the quick twin")
     parser.add_argument("--size", choices=("small", "large"), default="small", help="large: the world of the GPU tier")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=" ".join(TABLES))
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="W", help="processes, one thread each"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda with --workers 1")
+    parser.add_argument("--workers", type=int, metavar="W", help="processes, one thread each (one a core; 1 on a GPU)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--worlds", type=Path, default=pretrain.WORLDS, metavar="DIR", help="results/llm/worlds")
     parser.add_argument("--out", type=Path, metavar="DIR", help="results/scratch/llm; --full: results/llm")
-    parser.add_argument("--fresh", action="store_true", help="forget the rows that are there")
+    parser.add_argument("--fresh", action="store_true", help="forget the rows of these tables")
     arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        parser.error(f"--workers must be at least 1; got {arguments.workers}")
+    count = (os.cpu_count() or 1) if arguments.device == "cpu" else 1
+    count = count if arguments.workers is None else arguments.workers
+    if count < 1:
+        parser.error(f"--workers must be at least 1; got {count}")
     large = arguments.size == "large"
     full = arguments.full or large
     folder = arguments.out or (COMMITTED / "large" if large else COMMITTED if full else SCRATCH / "llm")
@@ -234,11 +257,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.device != "cpu" and not torch.cuda.is_available():
             raise StudyError(f"--device {arguments.device} needs a GPU, and torch sees none; leave --device out")
         folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder, experiment, worlds, arguments.fresh)
-        with Runner(experiment, folder, worlds, arguments.workers, arguments.device) as runner:
+        _claim(experiment, folder, worlds, arguments.device, arguments.tables if arguments.fresh else ())
+        with Runner(experiment, folder, worlds, count, arguments.device) as runner:
             study(experiment, folder, runner, arguments.tables, None if full else COMMITTED)
-    except (StudyError, tables.TableError, OSError) as error:
-        parser.error(str(error))
+    except (StudyError, TrainingError, BrokenProcessPool, tables.TableError, OSError) as error:
+        parser.error(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print("study.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -26,18 +26,19 @@ from transformers import TrainingArguments
 from llm import tensors
 from llm.adapter import owner
 from llm.batches import Batches
-from llm.curve import CURVE_NAME, Collate, Curve, TrainingError, loss_sum
+from llm.curve import CURVE_NAME, Collate, Curve, Diverged, TrainingError, loss_sum
 from llm.data import Collator, Example, pack
+from llm.memory import out_of_memory
 from llm.trainer import ResponseTrainer
 
 BATCHING = ("grouped", "padded", "packed")
 PRECISIONS = ("float32", "bf16", "fp16")
-__all__ = ["Training", "TrainingError", "held_out_loss", "last_checkpoint", "train"]
+__all__ = ["Diverged", "Training", "TrainingError", "held_out_loss", "last_checkpoint", "memory_in_words", "train"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How to train. The published choices are the defaults.
+    """How to train. The published choices are the defaults, but for batching, whose steps are of similar length.
 
     Attributes
     ----------
@@ -119,8 +120,9 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     progress: bool = False,
+    device: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Train what is trainable, in place, on the GPU if there is one.
+    """Train what is trainable, in place.
 
     Sets the global seeds of Python, NumPy and torch. Under torchrun or `accelerate launch` every process calls it with
     the same arguments.
@@ -139,6 +141,8 @@ def train(
         bit for bit that of a run without interruption.
     progress : bool
         Show a bar on stderr.
+    device : str, optional
+        cpu: not on a GPU. None: on one if there is one.
 
     Returns
     -------
@@ -149,12 +153,14 @@ def train(
 
     Raises
     ------
+    Diverged
+        If the loss, or what was trained, is not finite.
     TrainingError
-        If the loss is not finite, or memory does not suffice.
+        If memory does not suffice.
     ValueError
         If the batch does not divide among the processes, or there are no examples.
     """
-    arguments = _arguments(settings, folder)
+    arguments = _arguments(settings, folder, device)
     lengths = [len(example["input_ids"]) for example in examples]
     grouped, process = settings.batching == "grouped", arguments.process_index
     sizes = settings.batch_size, settings.micro_batch_size
@@ -168,12 +174,14 @@ def train(
         tensors.restore(model, tensors.read(checkpoint / tensors.NAME))
         return json.loads((checkpoint / CURVE_NAME).read_text())["rows"]
     bar = tqdm(total=arguments.max_steps, initial=done, unit="step", mininterval=1, disable=not progress)
-    with _as_it_was(model), _memory_in_words(), bar:
+    with _as_it_was(model), memory_in_words(), bar:
         collate, size = _collate(settings), settings.micro_batch_size or settings.batch_size
         curve = Curve(validation, collate, size, settings.evaluate_every, bar)
         trainer = ResponseTrainer(model, arguments, batches, examples, collate, curve.add)
         curve.start(trainer, checkpoint)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
+        raise Diverged("what was trained is not finite after the last step; train again with a lower learning_rate")
     return curve.rows
 
 
@@ -194,7 +202,7 @@ def held_out_loss(model: nn.Module, examples: Sequence[Example], settings: Train
     return total / count
 
 
-def _arguments(settings: Training, folder: Path | None) -> TrainingArguments:
+def _arguments(settings: Training, folder: Path | None, device: str | None) -> TrainingArguments:
     """What is known before the data is divided; nothing is logged, and nothing is written without a folder."""
     arguments = TrainingArguments(
         output_dir="." if folder is None else str(folder),  # Trainer makes this folder, and "." is there
@@ -209,7 +217,8 @@ def _arguments(settings: Training, folder: Path | None) -> TrainingArguments:
         max_grad_norm=0.0,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
-        use_cpu=not torch.accelerator.is_available(),  # else processes on CPUs would not know of each other
+        # On a machine without a GPU too: else processes on CPUs would not know of each other.
+        use_cpu=device == "cpu" or not torch.accelerator.is_available(),
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         seed=settings.seed,
@@ -259,15 +268,15 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_in_words() -> Iterator[None]:
+def memory_in_words() -> Iterator[None]:
+    """Errors of too little memory as a `TrainingError` that says what to change."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error)
-        if isinstance(error, RuntimeError) and not any(s in text for s in ("out of memory", "can't allocate memory")):
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrainingError(
-            f"memory does not suffice ({text.strip().splitlines()[0] if text else 'MemoryError'}); lower "
-            "micro_batch_size (the result stays the same) or length, switch gradient_checkpointing on, or use "
-            "precision bf16"
+            f"memory does not suffice ({reason}); lower micro_batch_size (the result stays the same) or length, switch "
+            "gradient_checkpointing on, or use precision bf16"
         ) from error

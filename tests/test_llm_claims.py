@@ -80,6 +80,8 @@ def test_claims_on_made_up_tables():
 def test_a_missing_or_diverged_run_makes_a_claim_incomplete():
     table = made_up(0.1, noise=1e-3)
     assert {c["verdict"] for c in claims.judge(table[1:], [])} == {"incomplete"}
+    one_fraction = [r for r in table if r["arm"] != "linear" or r["fraction"] == "0.1"]
+    assert {c["verdict"] for c in claims.judge(one_fraction, [])} == {"incomplete"}
     table[3]["accuracy"] = "nan"
     assert {c["verdict"] for c in claims.judge(table, [])} == {"incomplete"}
 

@@ -186,25 +186,59 @@ def test_bad_arguments_are_one_line_and_code_2(arguments, message, capsys, tmp_p
 
 
 def test_a_folder_of_another_configuration_is_refused(worlds, tmp_path):
-    study._claim(tmp_path, TINY, worlds, False)
-    study._claim(tmp_path, TINY, worlds, False)
+    study._claim(TINY, tmp_path, worlds)
+    study._claim(TINY, tmp_path, worlds)
     with pytest.raises(study.StudyError, match=r"another configuration \(steps 3 instead of 4\)"):
-        study._claim(tmp_path, replace(TINY, steps=4), worlds, False)
-    study._claim(tmp_path, replace(TINY, steps=4), worlds, True)
+        study._claim(replace(TINY, steps=4), tmp_path, worlds)
+    with pytest.raises(study.StudyError, match=r"another configuration \(device cpu instead of cuda\)"):
+        study._claim(TINY, tmp_path, worlds, "cuda")
+    record = json.loads((tmp_path / "study.json").read_text())
+    record["bases"]["0"] = "other"
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    with pytest.raises(study.StudyError, match=r"another configuration \(base of world 0 other instead of"):
+        study._claim(TINY, tmp_path, worlds)
+    study._claim(replace(TINY, steps=4), tmp_path, worlds, fresh=study.TABLES)
+
+
+def test_fresh_removes_the_named_tables_and_only_when_they_can_be_made_again(worlds, tmp_path):
+    study._claim(TINY, tmp_path, worlds)
+    names = [f"{name}.csv" for name in study.TABLES]
+    for name in (*names, "mine.csv"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(FileNotFoundError):
+        study._claim(TINY, tmp_path, tmp_path / "nowhere", fresh=study.TABLES)
+    assert all((tmp_path / name).exists() for name in names)
+    study._claim(TINY, tmp_path, worlds, fresh=["ablations"])
+    assert [name for name in (*names, "mine.csv") if (tmp_path / name).exists()] == [*names[:2], "mine.csv"]
+
+
+def test_claims_see_the_rows_of_this_experiment_alone(tmp_path):
+    cells = [Cell("linear", 0.3, seed, 0.1) for seed in (0, 1)]
+    table = runs.Table(tmp_path, "sample_efficiency")
+    for cell in (*cells, replace(cells[0], learning_rate=0.2), replace(cells[0], seed=9)):
+        table.add({c: getattr(cell, c, 0) for c in study.COLUMNS})
+    asked = [replace(cell, learning_rate=None) for cell in (*cells, replace(cells[0], seed=5))]
+    found = study._rows_of(tmp_path, "sample_efficiency", asked, {"linear": 0.1})
+    assert [(r["seed"], r["learning_rate"]) for r in found] == [("0", "0.1"), ("1", "0.1")]
 
 
 def test_a_study_may_grow_and_names_every_code_that_went_on_with_it(worlds, tmp_path, monkeypatch):
     def recorded():
         return json.loads((tmp_path / "study.json").read_text())
 
-    study._claim(tmp_path, TINY, worlds, False)
-    study._claim(tmp_path, replace(TINY, seeds=(*TINY.seeds, 77)), worlds, False)
-    assert recorded()["experiment"]["seeds"] == [*TINY.seeds, 77]
+    study._claim(TINY, tmp_path, worlds)
+    study._claim(TINY, tmp_path, worlds)
     assert recorded()["continued"] == []
+    longer = replace(TINY, seeds=(*TINY.seeds, 77))
+    study._claim(longer, tmp_path, worlds)
+    assert recorded()["experiment"]["seeds"] == [*TINY.seeds, 77]
+    (grown,) = recorded()["continued"]
+    assert grown["experiment before"]["seeds"] == list(TINY.seeds)
+    assert grown["commit"] == recorded()["provenance"]["commit"]
     for _ in range(2):
         monkeypatch.setattr(study, "provenance", lambda: {"time": "later", "commit": "another"})
-        study._claim(tmp_path, TINY, worlds, False)
-    assert recorded()["continued"] == [{"time": "later", "commit": "another"}]
+        study._claim(longer, tmp_path, worlds)
+    assert recorded()["continued"] == [grown, {"time": "later", "commit": "another"}]
 
 
 @pytest.mark.skipif(not (RESULTS / "llm" / "worlds" / "0").is_dir(), reason="results/llm/worlds/0 is not there")
