@@ -62,7 +62,8 @@ def write_atomic(path: str | Path, text: str) -> None:
 
 
 def append_whole(path: str | Path, data: bytes) -> None:
-    """Add to a file by one system call, which a kill cannot cut in two; a full disk takes the part back.
+    """Add to a file by one system call, which a kill does not cut in two within a page of memory (4 KB, longer than the
+    rows of tables); a full disk takes the part back.
 
     Raises
     ------

@@ -47,7 +47,7 @@ def line(row: Mapping, columns: Sequence[str]) -> str:
 
 
 def append(path: Path, row: Mapping, columns: Sequence[str]) -> None:
-    """Add a row by one system call, which a kill cannot cut in two; a full disk takes the part back."""
+    """Add a row by one system call (`append_whole`)."""
     if not path.exists():
         write_atomic(path, ",".join(columns) + "\n")
     append_whole(path, line(row, columns).encode())

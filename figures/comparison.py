@@ -69,7 +69,8 @@ def _llama(size: str, method: str) -> str:
     """Average of the paper's protocol on the whole test sets."""
     run = _run(size, method)
     results = _record(COMMITTED / run / "paper.json").get("results", {})
-    scores = tuple(100 * results[t]["accuracy"] for t in ACCURACIES if results.get(t, {"limit": 1})["limit"] is None)
+    whole = [t for t in ACCURACIES if results.get(t, {"n": 0})["n"] == TEST_SIZES[t]]
+    scores = tuple(100 * results[t]["accuracy"] for t in whole)
     if len(scores) == len(ACCURACIES):
         return f"{averages(scores)[1]:.2f}"
     evaluation = f"python llm/evaluate.py {_tuned(size, method)} --protocol paper --out results/llm/{run}"
@@ -116,7 +117,9 @@ def costs() -> list[dict]:
     found = []
     for size, method, printed, storage, minutes in COSTS:
         count, run = trainable(size, method), _run(size, method)
-        curve = _record(COMMITTED / f"{run}.json").get("results", {}).get("curve")
+        record = _record(COMMITTED / f"{run}.json")
+        whole = record.get("configuration", {}).get("fraction") == 1
+        curve = record["results"].get("curve") if whole else None
         time = f"{curve[-1]['seconds'] / 3600:.2f} h" if curve else f"not run: `python llm/finetune.py {run}`"
         found.append(
             {

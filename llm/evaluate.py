@@ -8,7 +8,8 @@ Two protocols:
   paper     generated answers, matched with the options as text (llm/protocol.py); HellaSwag as above. The oracle
             ceiling is what the matching would give a model that always writes the right option.
 
-Data come from the Hugging Face hub, or from local files (--data), of which llm/tasks.py has the names. Answers are kept
+Data come from the Hugging Face hub, or from local files (--data), of which llm/tasks.py has the names; HellaSwag's ten
+examples then come from its training file, or, where there is none, from the other test items. Answers are kept
 as they come: a run that was stopped goes on where it was, with the same scores. Items whose prompts do not fit the
 model's context are counted; the harness scores them on what is left of the prompt, the paper protocol as wrong, and
 both also give the accuracy without them.
@@ -45,7 +46,8 @@ EXAMPLES = """examples:
   python llm/evaluate.py --model models/llama-7b --adapter runs/nonlinear/adapter --protocol paper --data data \\
       --tasks truthfulqa --truthfulqa-order shuffled
   python llm/evaluate.py --model models/llama-7b --adapter runs/nonlinear/adapter --protocol paper --data data \\
-      --decoding published --gate-activation identity --out results/llm/published-evaluation
+      --tasks arc_easy arc_challenge mmlu truthfulqa --decoding published --gate-activation identity \\
+      --out results/llm/published-evaluation    # HellaSwag was evaluated with tanh: a run of its own
   python llm/evaluate.py --model models/llama-7b --tasks boolq copa nq_open
 """
 
@@ -77,8 +79,8 @@ def run(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
     FileNotFoundError, ConnectionError, ValueError
         If the model, the adapter or the data cannot be had, or OUT holds a run of another configuration.
     """
-    for name in a.tasks if a.data else ():  # a wrong folder shows before the model is loaded
-        tasks.rows("truthfulqa" if name.startswith("truthfulqa") else name, a.data)
+    # A wrong folder shows before the model is loaded.
+    data = {name: tasks.fingerprint(name, a.data) if a.data else "hub" for name in a.tasks}
     model, tokenizer = inference.load(
         a.model, a.adapter, gate_activation=a.gate_activation, precision=a.precision, device=a.device
     )
@@ -91,14 +93,16 @@ def run(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
     record = journal.claim(record_path, configuration, a.fresh)
     for task in a.tasks:
         name = f"{task}-shuffled" if task == "truthfulqa" and a.truthfulqa_order == "shuffled" else task
-        if name in record["results"] and record["results"][name]["limit"] == a.limit:
+        if known := record["results"].get(name):
+            if known["data"] != data[task]:
+                raise ValueError(f"{record_path} has {name} of other data; name another --out, or begin with --fresh")
             continue
         began = time.monotonic()
         found = _evaluate(a, model, tokenizer, task, folder / f"{name}.jsonl")
         seconds = round(time.monotonic() - began, 1)
-        record["results"][name] = found | {"limit": a.limit, "data": "local" if a.data else "hub", "seconds": seconds}
+        record["results"][name] = found | {"limit": a.limit, "data": data[task], "seconds": seconds}
         journal.save(record_path, record)
-        for responses in folder.glob("*.responses"):  # of the harness; every item's are in its record now
+        for responses in folder.glob(f"{name}.jsonl.*"):  # of the harness; every item's are in its record now
             responses.unlink()
     return record["results"]
 
@@ -124,7 +128,7 @@ def _decoding(a: argparse.Namespace) -> Decoding:
 
 
 def _configuration(a: argparse.Namespace, model: Any) -> dict[str, Any]:
-    found = model_configuration(a, model)
+    found = model_configuration(a, model) | {"limit": a.limit}
     if a.protocol == "harness":
         return found
     return found | {"decoding": asdict(_decoding(a)), "truthfulqa_preface": a.preface}

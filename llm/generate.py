@@ -107,6 +107,8 @@ def answer_file(
     ValueError
         If a.out holds answers of another model, decoding or file.
     """
+    if a.out.resolve() == a.file.resolve():
+        raise ValueError(f"--out must be another file than that of the instructions, {a.file}")
     record = a.out.with_name(a.out.name + ".json")
     configuration = {
         **model_configuration(a, model),
@@ -139,7 +141,15 @@ def _instructions(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
             found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
             raise ValueError(f"every row must have an instruction, as text; row {number} of {path} has {found}")
-        row["input"] = row.get("input") or ""
+        row["input"] = "" if row.get("input") is None else row["input"]
+        if not isinstance(row["input"], str):
+            raise ValueError(f"input must be a string, if there is any; row {number} of {path} has {row['input']!r}")
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except (TypeError, UnicodeEncodeError) as error:
+            raise ValueError(
+                f"rows must be text and numbers; row {number} of {path} cannot be written: {error}"
+            ) from error
     if not rows:
         raise ValueError(f"{path} must have at least one row; it is empty")
     return rows

@@ -19,6 +19,7 @@ from typing import Any, cast
 import datasets
 import lm_eval
 import yaml
+from jinja2 import UndefinedError
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models import huggingface
 from lm_eval.tasks import TaskManager
@@ -47,6 +48,7 @@ DEFINITIONS = {
 SHOTS = {"hellaswag": 10}  # as the paper; every other task has none
 # The number that tables quote; every metric is reported.
 METRIC = {"hellaswag": "acc_norm", "record": "f1", "nq_open": "exact_match"}
+LABELS = {"boolq": 2, "cb": 3, "copa": 2, "multirc": 2, "rte": 2, "wic": 2, "wsc": 2}  # how many a task has
 RESPONSES = ".responses"
 PIECE = 256  # requests whose responses are kept together
 
@@ -82,8 +84,9 @@ def evaluate(
     Returns
     -------
     dict
-        n, metric (which), accuracy, standard_error, not_fitting, accuracy_fitting, metrics (all of them), shots, and
-        subjects (accuracies, MMLU). An item that does not fit is scored as the harness does, on what is left of it.
+        n, metric (which), accuracy, standard_error, not_fitting, accuracy_fitting, metrics (all of them), subjects
+        (accuracies, MMLU), shots, and where the examples come from, if there are any. An item that does not fit is
+        scored as the harness does, on what is left of it.
 
     Raises
     ------
@@ -93,6 +96,7 @@ def evaluate(
     responses = path.with_name(path.name + RESPONSES)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         specs = _definitions(task) if data is None else _local_definitions(task, data, Path(folder))
+        own = data is None or (Path(folder) / f"{task}_train.jsonl").is_file()
         lm = _Resumed(model, tokenizer, batch_size, responses, task)
         try:
             with _squad_metrics():
@@ -106,7 +110,13 @@ def evaluate(
             reason = str(error).partition("\n")[0]
             raise ConnectionError(
                 f"the hub does not give the data of {task} ({reason}); without a network put its files into a folder "
-                f"and give that with --data; {task} is read from {tasks.file_names(_data_name(task))}"
+                f"and give that with --data; {task} is read from {tasks.file_names(tasks.source(task))}"
+            ) from error
+        except (UndefinedError, LookupError, TypeError) as error:
+            if data is None:
+                raise
+            raise ValueError(
+                f"every row of {task} must have the columns of the hub's data; one does not ({error})"
             ) from error
     records = [
         {
@@ -121,7 +131,8 @@ def evaluate(
         for sample in samples
     ]
     write_atomic(path, "".join(json.dumps(record, default=float) + "\n" for record in records))
-    return _summary(task, records, found["results"])
+    shots = {"shots": SHOTS.get(task, 0), "examples": "training set" if own else "other test items"}
+    return _summary(task, records, found["results"]) | (shots if task in SHOTS else {"shots": 0})
 
 
 _HFLM: Any = huggingface.HFLM  # without types of its own
@@ -152,6 +163,8 @@ class _Resumed(_HFLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False):
         for context, settings in (request.args for request in requests):
+            if (room := settings.get("max_gen_toks", self.max_gen_toks)) >= self.max_length:
+                raise ValueError(f"{self.name} needs a model of more than {room} tokens; this has {self.max_length}")
             if len(self.tok_encode(context)) > self.max_length - settings.get("max_gen_toks", self.max_gen_toks):
                 self.unfit.add((context,))
         compute = super().generate_until
@@ -176,22 +189,23 @@ def _definitions(task: str) -> list[Path]:
     return sorted(path for path in _BUILT_IN.glob(DEFINITIONS[task]))
 
 
-def _data_name(task: str) -> str:
-    return "truthfulqa" if task.startswith("truthfulqa") else task
-
-
 def _local_definitions(task: str, data: str | Path, folder: Path) -> list[Path]:
     """The built-in tasks over local data, as files in `folder`."""
-    name = _data_name(task)
+    name = tasks.source(task)
     if name in tasks.HUB:
         tasks.items(name, data)  # refuses what cannot be scored
     rows = tasks.rows(name, data)
+    for number, row in enumerate(rows, 1):
+        if problem := _unscored(task, row):
+            raise ValueError(f"row {number} of {task} cannot be scored: {problem}")
     changes: dict[str, Any] = {"training_split": None, "validation_split": None, "test_split": "test"}
     parts = {"test": rows}
     if task == "hellaswag":
         parts = {"test": [_hellaswag_row(row) for row in rows]}
         with suppress(FileNotFoundError):  # else examples are other test items; the harness leaves out the item itself
             parts["train"] = [_hellaswag_row(row) for row in tasks.rows("hellaswag_train", data)]
+        if len(parts.get("train", rows[1:])) < SHOTS[task]:
+            raise ValueError(f"{task} has {SHOTS[task]} examples in each prompt; {len(rows)} rows are too few for that")
         changes |= {"process_docs": None, "fewshot_split": "train" if "train" in parts else "test"}
     if task != "mmlu":
         return [_write_definition(_definitions(task)[0], task, parts, changes, folder)]
@@ -206,6 +220,18 @@ def _local_definitions(task: str, data: str | Path, folder: Path) -> list[Path]:
             raise ValueError(f"{subject} must be a subject of MMLU; lm-evaluation-harness has no task of this name")
         found.append(_write_definition(definition, f"mmlu_{subject}", {"test": some}, changes, folder))
     return found
+
+
+def _unscored(task: str, row: tasks.Row) -> str | None:
+    """What the harness would not notice in a row, and count as wrong answers."""
+    if task in LABELS and row.get("label") not in range(LABELS[task]):
+        return f"label must be one of 0 to {LABELS[task] - 1}; got {row.get('label')!r} (a test split without answers?)"
+    column = {"record": "answers", "nq_open": "answer"}.get(task)
+    if column and not row.get(column):
+        return f"{column} must be a list of right answers; got {row.get(column)!r}"
+    if task == "truthfulqa_mc1" and row["mc1_targets"]["labels"][0] != 1:
+        return "the harness takes the first option of mc1_targets for the right one, and it is not"
+    return None
 
 
 def _write_definition(
@@ -247,7 +273,6 @@ def _summary(task: str, records: list[dict[str, Any]], results: dict[str, dict[s
         "not_fitting": sum(not record["fits"] for record in records),
         "accuracy_fitting": mean([v for v, record in zip(values, records, strict=True) if record["fits"]]),
         "metrics": metrics,
-        "shots": SHOTS.get(task, 0),
         "subjects": {name.removeprefix("mmlu_"): r["acc,none"] for name, r in results.items() if task == "mmlu"},
     }
 

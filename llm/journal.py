@@ -36,10 +36,15 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows by one system call, which a kill cannot cut in two; a full disk takes the part back."""
+    """Add rows by one system call; `read` cuts off the part of a row that a kill may leave."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     append_whole(path, data)
+
+
+def replace(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of these rows whole."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def known(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -250,14 +250,24 @@ def _save_peft(model: Any, folder: Path) -> None:
 def _load_peft(model: Any, folder: Path) -> nn.Module:
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{folder / 'adapter_config.json'} is missing")
+    if not any(folder.glob("adapter_model.*")):
+        raise FileNotFoundError(f"{folder / 'adapter_model.safetensors'} is missing")
     try:
         with _peft() as peft:
             return _in_float32(peft.PeftModel.from_pretrained(model, folder))  # type: ignore[arg-type]
-    except (RuntimeError, SafetensorError) as error:  # what torch says of shapes that do not fit
+    except (RuntimeError, SafetensorError, LookupError, TypeError, ValueError) as error:  # of files, or shapes
+        if out_of_memory(error):
+            raise
         raise ValueError(f"{folder} does not fit this model: {' '.join(str(error).split())}") from error
 
 
 def _load_full(model: nn.Module, folder: Path) -> nn.Module:
     base: Any = owner(model)
     options = {"dtype": base.dtype, "attn_implementation": base.config._attn_implementation}
-    return type(base).from_pretrained(folder, **options).to(base.device).train(model.training)
+    try:
+        loaded = type(base).from_pretrained(folder, **options)
+    except (RuntimeError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        raise ValueError(f"{folder} must hold a whole model: {' '.join(str(error).split())}") from error
+    return loaded.to(base.device).train(model.training)

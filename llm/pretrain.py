@@ -164,7 +164,7 @@ def read(folder: Path) -> World:
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: `python llm/pretrain.py --out {folder}` makes the base of a world (--help: of a larger one)"
+            f"{path} is missing: `python llm/pretrain.py --out {folder}` makes a world's base (--help: a larger one)"
         )
     return World(**json.loads(path.read_text())["world"])
 

@@ -157,7 +157,9 @@ def evaluate(
                 journal.append(path, new)
             bar.update(len(batch))
     known = {row["key"]: row for row in journal.read(path)}
-    return summary(items, [known[key] for key in keys])
+    records = [known[key] for key in keys]
+    journal.replace(path, records)  # in the order of the items, and each once
+    return summary(items, records)
 
 
 def summary(items: Sequence[Item], records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -13,11 +13,14 @@ Of several files that fit, the largest is read.
 """
 
 import csv
+import hashlib
 import io
+import json
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +96,13 @@ def shuffled(found: Sequence[Item], seed: int) -> list[Item]:
 
 def limited(found: Sequence[Item], limit: int | None) -> list[Item]:
     """The first `limit` items; of MMLU, the first of every subject, as lm-evaluation-harness does it."""
-    groups = groupby(found, key=lambda item: item.subject)
-    return [item for _, group in groups for item in list(group)[:limit]]
+    taken: Counter[str] = Counter()
+    first = []
+    for item in found:
+        if limit is None or taken[item.subject] < limit:
+            first.append(item)
+        taken[item.subject] += 1
+    return first
 
 
 def rows(task: str, data: str | Path | None = None) -> list[Row]:
@@ -118,7 +126,7 @@ def rows(task: str, data: str | Path | None = None) -> list[Row]:
         if paths := sorted(path for path in folder.rglob(pattern) if path.is_file()):
             path = max(paths, key=lambda path: path.stat().st_size)  # a whole set beside excerpts of it
             try:
-                return read(path)
+                return _checked(read(path), path)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path} must hold {task} as published; it does not ({type(error).__name__}: {error})"
@@ -126,6 +134,28 @@ def rows(task: str, data: str | Path | None = None) -> list[Row]:
     raise FileNotFoundError(
         f"no data of {task} in {folder}, which must hold {file_names(task)}, in any folder below it"
     )
+
+
+def _checked(found: list[Row], path: Path) -> list[Row]:
+    if not found:
+        raise ValueError("it has no rows")
+    if wrong := next((number for number, row in enumerate(found, 1) if not isinstance(row, dict)), None):
+        raise ValueError(f"row {wrong} is no object")
+    return found
+
+
+def fingerprint(task: str, data: str | Path) -> str:
+    """Which rows a local folder has for a task of any protocol; errors as of `rows`."""
+    found = rows(source(task), data)
+    if task == "hellaswag":
+        with suppress(FileNotFoundError):
+            found += rows("hellaswag_train", data)
+    return "local " + hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def source(task: str) -> str:
+    """The data of a task: both scores of the harness for TruthfulQA read the same."""
+    return "truthfulqa" if task.startswith("truthfulqa") else task
 
 
 def file_names(task: str) -> str:
@@ -179,7 +209,7 @@ def _mmlu_rows(files: dict[str, bytes]) -> list[Row]:
             "question": question,
             "subject": name.rpartition("_")[0],
             "choices": options,
-            "answer": "ABCD".index(letter),
+            "answer": {"A": 0, "B": 1, "C": 2, "D": 3}[letter],
         }
         for name, text in files.items()
         for question, *options, letter in csv.reader(io.StringIO(text.decode("utf-8"), newline=""))
@@ -234,6 +264,8 @@ def _arc_item(number: int, row: Row) -> Item:
 
 
 def _mmlu_item(number: int, row: Row) -> Item:
+    if not isinstance(row["answer"], int):
+        raise TypeError(f"answer must be the number of the right choice, from 0; got {row['answer']!r}")
     return Item(f"{row['subject']}/{number}", row["question"], tuple(row["choices"]), row["answer"], row["subject"])
 
 

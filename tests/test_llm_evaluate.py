@@ -196,7 +196,10 @@ def test_results_have_what_a_reader_needs(base, tmp_path, capsys):
     assert {"commit", "libraries", "cpu", "time"} <= record["history"][0].keys()
     found = record["results"]["arc_easy"]
     assert found["n"] == 12
-    assert found["standard_error"] == pytest.approx(np.std([1] * 4 + [0] * 8, ddof=1) / 12**0.5, abs=0.1)
+    scores = [row["acc"] for row in journal.read(tmp_path / "harness" / "arc_easy.jsonl")]
+    assert (found["accuracy"], found["standard_error"]) == pytest.approx(
+        (np.mean(scores), np.std(scores, ddof=1) / 12**0.5)
+    )
     assert str(base.parent) not in json.dumps(record)
     assert "arc_easy" in capsys.readouterr().out
 
@@ -254,6 +257,74 @@ def test_errors_are_one_line(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", unreachable)
     command[1] = "huggyllama/llama-7b"
     refused(capsys, command, "without a network download it elsewhere and give the path of its folder")
+
+
+@pytest.mark.parametrize("protocol", ["harness", "paper"])
+def test_results_of_other_data_or_of_fewer_items_are_refused(base, tmp_path, capsys, protocol):
+    more = ("--protocol", protocol, "--max-new-tokens", "4")
+    assert evaluate.main(arguments(base, tmp_path / "out", *more)) == 0
+    before = json.loads((tmp_path / "out" / f"{protocol}.json").read_text())["results"]
+    capsys.readouterr()
+    refused(capsys, arguments(base, tmp_path / "out", *more, "--limit", "2"), "limit None (now 2)")
+    lines = (base / "data" / "ARC-Easy-Test.jsonl").read_text().splitlines()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ARC-Easy-Test.jsonl").write_text("\n".join(lines[:5]) + "\n")
+    command = [*arguments(base, tmp_path / "out", *more), "--data", str(tmp_path / "data")]
+    refused(capsys, command, "has arc_easy of other data")
+    assert json.loads((tmp_path / "out" / f"{protocol}.json").read_text())["results"] == before
+
+
+def test_responses_of_another_task_that_was_stopped_are_kept(base, tmp_path):
+    stopped = tmp_path / "harness" / "arc_challenge.jsonl.responses"
+    assert evaluate.main(arguments(base, tmp_path)) == 0
+    stopped.write_text('{"key": "a", "responses": []}\n')
+    assert evaluate.main(arguments(base, tmp_path, "--fresh")) == 0
+    assert not stopped.exists()  # a fresh run removes what is its own
+    stopped.write_text('{"key": "a", "responses": []}\n')
+    record = json.loads((tmp_path / "harness.json").read_text())
+    record["results"] = {}
+    (tmp_path / "harness.json").write_text(json.dumps(record))
+    assert evaluate.main(arguments(base, tmp_path)) == 0
+    assert stopped.exists()
+    assert not (tmp_path / "harness" / "arc_easy.jsonl.responses").exists()
+
+
+def test_files_of_somebody_else_are_not_removed(base, tmp_path, capsys):
+    mine = tmp_path / "harness" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    for more in ((), ("--fresh",)):
+        refused(capsys, arguments(base, tmp_path, *more), "must be new, or of this command")
+    (tmp_path / "harness.json").write_text('{"configuration": {}, "history": [], "results": {}}')
+    refused(capsys, arguments(base, tmp_path, "--fresh"), "is not a record of this command")
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", [b"", b"version https://git-lfs.github.com/spec/v1\n", None])
+def test_damaged_weights_are_one_line(base, tmp_path, capsys, text):
+    for file in base.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100] if text is None else text)
+    command = arguments(base, tmp_path / "out")
+    command[1] = str(tmp_path)
+    refused(capsys, command, "does not load as a causal language model")
+    weights.write_bytes((base / "model.safetensors").read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{")
+    refused(capsys, command, str(tmp_path))
+
+
+def test_damaged_adapters_are_one_line(base, tmp_path, capsys):
+    model, _ = inference.load(base)
+    for method, name in (("lora", "adapter_model.safetensors"), ("full", "model.safetensors")):
+        methods.save(methods.apply(model, method), tmp_path / method)
+        whole = (tmp_path / method / name).read_bytes()
+        (tmp_path / method / name).write_bytes(whole[:-100])
+        refused(capsys, arguments(base, tmp_path / "out", "--adapter", str(tmp_path / method)), str(tmp_path / method))
+        model, _ = inference.load(base)
+    (tmp_path / "lora" / "adapter_model.safetensors").unlink()
+    refused(capsys, arguments(base, tmp_path / "out", "--adapter", str(tmp_path / "lora")), "is missing")
 
 
 def test_an_adapter_of_another_base_is_refused(base, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_list_and_overrides(capsys):
     words = "mini-linear --learning-rate 0.5 --epochs 3 --packed --precision bf16 --gradient-checkpointing --seed 2"
     training = finetune.configured(parse(words.split())).training
     expected = {"learning_rate": 0.5, "epochs": 3, "batching": "packed", "precision": "bf16", "seed": 2}
-    expected["steps"] = None  # epochs instead
+    expected |= {"steps": None, "evaluate_every": 0}  # epochs instead, and a row of the curve for each
     assert training == replace(PRESETS["mini-linear"].training, gradient_checkpointing=True, **expected)
 
 
@@ -226,6 +227,50 @@ def test_a_real_model_learns_from_real_instructions(tmp_path):
     assert last["held_out_loss"] < first["held_out_loss"]
 
 
+def test_nothing_of_somebody_else_is_removed(command, base, tmp_path, capsys):
+    mine = tmp_path / "run" / "checkpoint-500" / "model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for more in ((), ("--fresh",)):
+        assert command(*more)[0] == 2
+        assert "has checkpoint-500, and no run.json of this command" in capsys.readouterr().err
+    notes = tmp_path / "other.json"
+    notes.write_text('{"experiment": 1}')
+    for more in ((), ("--fresh",)):
+        assert command(*more, out="other")[0] == 2
+        assert "is not a record of this command; move it away" in capsys.readouterr().err
+    assert (mine.read_text(), notes.read_text()) == ("mine", '{"experiment": 1}')
+    notes.unlink()
+    work = tmp_path / "other"
+    shutil.copytree(base, work / "model")
+    assert command("--model", str(work / "model"), out="other")[0] == 2  # before there is a run.json
+    shutil.move(work / "model", tmp_path / "kept")
+    assert command("--model", str(tmp_path / "kept"), out="other")[0] == 0
+    shutil.move(tmp_path / "kept", work / "model")
+    assert command("--model", str(work / "model"), "--fresh", out="other")[0] == 0
+    assert (work / "model" / "model.safetensors").exists()
+
+
+def test_full_does_not_remove_its_own_base(command, tmp_path, capsys):
+    assert command("--method", "full")[0] == 0
+    assert command("--method", "full", "--model", str(tmp_path / "run" / "model"), "--fresh")[0] == 2
+    assert "--fresh would remove the base" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_options_may_be_set_one_by_one(command):
+    _, result = command("--set", "layers=2", "--set", "prompt_length=4")
+    assert result["configuration"]["options"] == {"layers": 2, "prompt_length": 4}
+
+
+def test_epochs_of_a_mini_preset_give_a_row_for_each(base, tmp_path):
+    arguments = ["mini-linear", "--model", str(base), "--data", str(base / "instructions.json"), "--set", "layers=2"]
+    arguments += ["--epochs", "2", "--validation", "8", "--batch-size", "8", "--out", str(tmp_path / "run")]
+    assert finetune.main([*arguments, "--result", str(tmp_path / "run.json")]) == 0
+    curve = json.loads((tmp_path / "run.json").read_text())["results"]["curve"]
+    assert [row["epoch"] for row in curve] == [1, 2]
+
+
 # --- estimates
 
 
@@ -320,6 +365,29 @@ def test_work_counts_what_is_computed(command, capsys):
     out = capsys.readouterr().out
     assert "968 trainable" in out
     assert "(measured, 6 steps in " in out
+    assert command("--dry-run", "--batch-size", "4", "--throughput", "1")[0] == 0  # another run than that in the folder
+    assert "at 1 TFLOP/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fraction", "5"], "fraction must be above 0 and at most 1; got 5.0"),
+        (["--data", "no/such/file.json"], "no data file at no/such/file.json"),
+        (["--model", "/no/such/folder"], "/no/such/folder must be a model folder or hub id"),
+        (["--length", "9999"], "length must be at most what the model was made for, 2048; got 9999"),
+    ],
+)
+def test_a_dry_run_invents_nothing(arguments, message, capsys, monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(estimate.AutoConfig, "from_pretrained", offline)
+    monkeypatch.chdir(tmp_path)
+    assert finetune.main(["llama-7b-linear", "--dry-run", "--throughput", "1", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 # --- errors
@@ -331,6 +399,7 @@ def test_work_counts_what_is_computed(command, capsys):
         ("[]", "must have at least one row; it is empty"),
         ('[{"question": "a", "answer": "b"}]', "has question, answer; rename its columns"),
         ('[{"instruction": "a", "output": "b"}', "is not JSON at line 1"),
+        (json.dumps([{"instruction": "a \ud800", "output": "b"}]), "instruction must be text; row 1 of"),
         (json.dumps([{"instruction": "a " * 400, "output": "b"}] * 20), "prompt shorter than 128 tokens"),
     ],
 )
@@ -360,6 +429,12 @@ def test_bad_data(rows, message, command, tmp_path, capsys):
         (["--set", "depth"], "--set takes NAME=VALUE; got depth"),
         (["--method", "bitfit", "--set", "a=1"], "bitfit has no option 'a'"),
         (["--method", "bitfit"], "use the method norms"),
+        (["--method", "lora", "--set", "r=abc"], "lora cannot be made with r='abc'"),
+        (["--method", "lora", "--set", "target_modules=5"], "lora cannot be made with target_modules=5"),
+        (["--method", "vera", "--set", "r=0"], "vera cannot be made with r=0"),
+        (["--method", "prompt_tuning", "--set", "num_virtual_tokens=-3"], "cannot be made with num_virtual_tokens=-3"),
+        (["--method", "full", "--steps", "1", "--warmup", "0", "--learning-rate", "1e38"], "is not finite after"),
+        (["--data", "."], "is a folder; give the path of a"),
         (["--length", "4096"], "length must be at most what the model was made for, 256; got 4096"),
         (["--learning-rate", "1e30", "--warmup", "0", "--method", "full"], "lower learning_rate (now 1e+30)"),
     ],
@@ -410,6 +485,16 @@ def test_no_network_says_to_give_a_path(command, monkeypatch, capsys):
     assert "give the path of its folder" in capsys.readouterr().err
     assert command("--data", "someone/some-data")[0] == 2
     assert "give the path of its .json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_does_not_suffice_for_the_base(command, monkeypatch, capsys, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(finetune.inference.AutoModelForCausalLM, "from_pretrained", fail)
+    assert command()[0] == 2
+    assert "memory does not suffice" in capsys.readouterr().err
 
 
 def test_memory_that_does_not_suffice(command, monkeypatch, capsys):

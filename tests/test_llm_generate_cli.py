@@ -94,6 +94,35 @@ def test_a_stopped_file_goes_on_to_the_same_answers(base, tmp_path, monkeypatch)
     assert generate.main([*command, "--out", str(out), "--seed", "1", "--fresh"]) == 0
 
 
+def test_files_of_somebody_else_are_not_removed(base, tmp_path, capsys):
+    source = tmp_path / "questions.jsonl"
+    source.write_text(json.dumps({"instruction": "a"}) + "\n")
+    command = ["--model", str(base), "--file", str(source), "--max-new-tokens", "2", "--out"]
+    assert generate.main([*command, str(source), "--fresh"]) == 2
+    assert "another file than that of the instructions" in capsys.readouterr().err
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("mine")
+    assert generate.main([*command, str(mine), "--fresh"]) == 2
+    assert "must be new, or of this command" in capsys.readouterr().err
+    assert (mine.read_text(), len(source.read_text())) == ("mine", 21)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"instruction": "a", "input": 5}', "input must be a string"),
+        ('{"instruction": "a \\ud800"}', "cannot be written"),
+    ],
+)
+def test_rows_that_are_no_text_are_refused(base, tmp_path, capsys, row, message):
+    (tmp_path / "a.jsonl").write_text(row + "\n")
+    command = ["--model", str(base), "--file", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "b.jsonl")]
+    assert generate.main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_the_terminal(base, capsys, monkeypatch):
     lines = iter(["Name a bird.", "  ", "long " * 120, "x"])
 

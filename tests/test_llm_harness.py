@@ -1,6 +1,7 @@
 """lm-evaluation-harness over our models and local files, against literal computations and its own front door."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -159,11 +160,14 @@ SMALL = {
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")  # F1 of so few items
 @pytest.mark.parametrize("task", SMALL)
 def test_super_glue_and_natural_questions(base, tmp_path, task):
-    (tmp_path / f"{task}.jsonl").write_text(2 * (json.dumps(SMALL[task]) + "\n"))
+    # The same question with every label: whatever the model prefers is right once.
+    labels = [{"label": label} for label in range(harness.LABELS.get(task, 0))] or [{}, {}]
+    (tmp_path / f"{task}.jsonl").write_text("".join(json.dumps(SMALL[task] | label) + "\n" for label in labels))
     model, tokenizer = inference.load(base)
     found = harness.evaluate(model, tokenizer, task, tmp_path / "out.jsonl", data=tmp_path)
-    assert (found["n"], found["not_fitting"]) == (2, 0)
-    assert found["accuracy"] in (0.0, 1.0)
+    assert (found["n"], found["not_fitting"]) == (len(labels), 0)
+    if task in harness.LABELS and task != "multirc":  # whose two rows are the answers of one question
+        assert found["accuracy"] == pytest.approx(1 / len(labels))
     assert found["metric"] in found["metrics"]
     if task == "record":
         assert found["metrics"] == {"f1": found["accuracy"], "em": found["accuracy"]}
@@ -175,6 +179,58 @@ def test_super_glue_and_natural_questions(base, tmp_path, task):
                 more = tokenizer(word, add_special_tokens=False, return_tensors="pt")["input_ids"]
                 logits = model(torch.cat([start, more], 1)).logits[0, start.shape[1] - 1 : -1].log_softmax(-1)
                 assert value == pytest.approx(float(logits.gather(1, more[0, :, None]).sum()), abs=1e-4)
+
+
+NQ = {"question": "who won", "answer": ["Ann"]}
+HELLASWAG = {"ctx": "It rains and", "endings": ["it is wet", "it is dry"], "label": "0"}
+TRUTHFUL = {"question": "Is it?", "mc2_targets": {"choices": ["Yes", "No"], "labels": [1, 0]}}
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "message"),
+    [
+        ("boolq", [{k: v for k, v in SMALL["boolq"].items() if k != "label"}], "label must be one of 0 to 1; got None"),
+        ("boolq", [SMALL["boolq"] | {"label": -1}], "got -1 (a test split without answers?)"),
+        ("cb", [SMALL["cb"] | {"label": 3}], "label must be one of 0 to 2; got 3"),
+        ("boolq", [{"label": 1}], "must have the columns of the hub's data"),
+        ("nq_open", [{"question": "who won"}], "answer must be a list of right answers"),
+        ("record", [SMALL["record"] | {"answers": []}], "answers must be a list of right answers"),
+        ("boolq", [[1]], "row 1 is no object"),
+        ("boolq", [], "it has no rows"),
+        ("hellaswag", [HELLASWAG] * 10, "10 rows are too few"),
+        ("mmlu", [{"question": "a", "subject": "anatomy", "choices": list("abcd"), "answer": "B"}], "got 'B'"),
+        (
+            "truthfulqa_mc1",
+            [TRUTHFUL | {"mc1_targets": {"choices": ["Yes", "No"], "labels": [0, 1]}}],
+            "takes the first option",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_refused(base, tmp_path, task, rows, message):
+    name = tasks.source(task)
+    (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model, tokenizer = inference.load(base)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        harness.evaluate(model, tokenizer, task, tmp_path / "out.jsonl", data=tmp_path)
+
+
+def test_an_answer_longer_than_the_model_is_refused(base, tmp_path, monkeypatch):
+    (tmp_path / "nq_open.jsonl").write_text(json.dumps(NQ) + "\n")
+    model, tokenizer = inference.load(base)
+    monkeypatch.setattr(harness, "context_length", lambda model: 128)
+    with pytest.raises(ValueError, match=r"nq_open needs a model of more than \d+ tokens; this has 128"):
+        harness.evaluate(model, tokenizer, "nq_open", tmp_path / "out.jsonl", data=tmp_path)
+
+
+@pytest.mark.parametrize(("train", "source"), [(0, "other test items"), (10, "training set")])
+def test_where_the_examples_of_hellaswag_come_from_is_told(base, tmp_path, train, source):
+    lines = [json.dumps(HELLASWAG | {"ctx": f"It rains {n} times and"}) + "\n" for n in range(11)]
+    (tmp_path / "hellaswag.jsonl").write_text("".join(lines[: 2 if train else 11]))
+    if train:
+        (tmp_path / "hellaswag_train.jsonl").write_text("".join(lines[:train]))
+    model, tokenizer = inference.load(base)
+    found = harness.evaluate(model, tokenizer, "hellaswag", tmp_path / "out.jsonl", data=tmp_path)
+    assert (found["shots"], found["examples"]) == (10, source)
 
 
 def test_every_task_of_the_command_has_a_definition():

@@ -206,6 +206,11 @@ def test_limit_is_by_subject():
     assert len(tasks.limited([Item(str(n), "Q", ("a", "b"), 0) for n in range(9)], 4)) == 4
 
 
+def test_limit_counts_subjects_that_alternate():
+    found = [tasks.Item(str(n), "q", ("a", "b"), 0, subject="xy"[n % 2]) for n in range(6)]
+    assert [item.id for item in tasks.limited(found, 2)] == ["0", "1", "2", "3"]
+
+
 def test_standard_error():
     assert standard_error([1.0, 0.0, 0.0, 1.0]) == pytest.approx((0.25 * 4 / 3) ** 0.5 / 2)
     assert standard_error([1.0]) is None

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import asdict
 from itertools import islice
 
 import pytest
@@ -158,6 +160,9 @@ def test_pretraining_resumes_and_writes_a_base(tmp_path, monkeypatch):
         with pytest.raises(Stop):
             pretrain.pretrain(SMALL, settings, tmp_path / "resumed")
     assert not (tmp_path / "resumed").exists()
+    (cut,) = (tmp_path / "scratch" / "pretrain").glob("*/checkpoint-4")
+    shutil.copytree(cut, cut.with_name("checkpoint-6"))
+    (cut.with_name("checkpoint-6") / "trainer_state.json").unlink()  # as a kill in the middle of saving leaves it
     pretrain.pretrain(SMALL, settings, tmp_path / "resumed")
     first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("whole", "resumed"))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -186,6 +191,17 @@ def test_bad_numbers_are_one_line_and_code_2(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_base_is_not_replaced_by_another(tmp_path, capsys):
+    record = {"world": asdict(SMALL), "pretraining": asdict(Pretraining())}
+    (tmp_path / "world.json").write_text(json.dumps(record))
+    sizes = [f"--{name}={getattr(SMALL, name)}" for name in ("train", "validation", "test", "asked")]
+    assert pretrain.main([*sizes, "--out", str(tmp_path)]) == 0
+    assert "is there already" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        pretrain.main([*sizes, "--steps", "7", "--out", str(tmp_path)])
+    assert "has the base of other settings" in capsys.readouterr().err
 
 
 def test_a_missing_world_names_the_command(tmp_path):
