@@ -12,7 +12,7 @@ from figures.llm import COMMANDS, MATCHED_PAIRS, Measured, band, best_rates, com
 from figures.published import LOSS, published_gaps
 from figures.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
 from llm.claims import interval
-from llm.experiments import PROMPT_ARMS
+from llm.experiments import PROMPT_ARMS, PUBLISHED_RATE
 
 LOOK = {
     "nonlinear": Mark("non-linear", VERMILION, "o"),
@@ -135,8 +135,9 @@ def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
 
 
 def learning_rates(measured: Measured) -> tuple[Figure, list[dict]]:
-    """Validation accuracy of every arm against the learning rate; stars are the best, the line is the common rate."""
-    best = best_rates(measured.tuning)
+    """Validation accuracy of every arm against the rate: stars the best, lines the common and the published rate."""
+    found = best_rates(measured.tuning)
+    best = {arm: found[arm] for arm in LOOK if arm in found}
     if not best:
         drawn, (ax,) = figure(PAGE, 1.5)
         not_run(ax, "tuning")
@@ -151,6 +152,8 @@ def learning_rates(measured: Measured) -> tuple[Figure, list[dict]]:
         mean = [float(np.mean([r["accuracy"] for r in mine if r["learning_rate"] == rate])) for rate in x]
         if shared is not None:
             ax.axvline(shared, color=GRAY, linewidth=0.7, linestyle=DASHED)
+        if arm in PROMPT_ARMS:
+            ax.axvline(PUBLISHED_RATE, color=GRAY, linewidth=0.7, linestyle=":", ymax=0.85)
         ax.plot([r["learning_rate"] for r in mine], [r["accuracy"] for r in mine], ".", color=GRAY, markersize=3)
         ax.plot(x, mean, **LOOK[arm].points)
         top = float(best[arm]["best rate"])
