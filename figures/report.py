@@ -235,9 +235,36 @@ def batches() -> str:
     return "\n".join(lines)
 
 
+def real() -> str:
+    """A really pre-trained small model, tuned on real Alpaca rows and evaluated on real items by both protocols."""
+    folders = {name: RESULTS / "llm" / f"stories-{name}" for name in ("linear", "nonlinear")}
+    paths = [*(f.with_suffix(".json") for f in folders.values()), *(f / "harness.json" for f in folders.values())]
+    paths += [f / "paper.json" for f in folders.values()]
+    if not all(path.exists() for path in paths):
+        return "Not run: the commands above."
+    (one, other), harness, paper = ([json.loads(p.read_text())["results"] for p in paths[i : i + 2]] for i in (0, 2, 4))
+    data, losses = one["data"], [r["curve"][-1] for r in (one, other)]
+    lines = [
+        f"{data['rows']:,} rows to train on: {data['kept']:,} kept, {data['skipped']} skipped (prompt too long), "
+        f"{data['truncated']:,} cut. Held-out loss after an epoch: "
+        + ", ".join(f"{row['held_out_loss']:.3f} ({name})" for name, row in zip(folders, losses, strict=True))
+        + ".",
+        "",
+        "| protocol | task | items | do not fit | linear | non-linear | oracle ceiling |",
+        "|---" * 7 + "|",
+    ]
+    for protocol, (first, second) in (("harness", harness), ("paper", paper)):
+        for task, r in first.items():
+            scores = [f"{100 * x['accuracy']:.2f} ± {100 * x['standard_error']:.2f}" for x in (r, second[task])]
+            ceiling = f"{100 * r['oracle_ceiling']:.2f}" if "oracle_ceiling" in r else ""
+            cells = (protocol, task, f"{r['n']:,}", f"{r['not_fitting']:,}", *scores, ceiling)
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 BLOCKS = {
     f.__name__: f
-    for f in (quick, rates, certificates, benchmarks, attention, arms, verdicts, claims, ablations, batches)
+    for f in (quick, rates, certificates, benchmarks, attention, arms, verdicts, claims, ablations, batches, real)
 }
 
 

@@ -1,4 +1,6 @@
-"""What the studies on the small world run, fixed before any of it was run: arms, rates, fractions, seeds, ablations.
+"""What the studies on the small world run: arms, rates, fractions, seeds, ablations.
+
+docs/experiments.md says what of it was fixed before any run, and what was added with results known.
 
 One training run, scored, is a `Cell`, and a row of a table. There are three tables.
 
