@@ -209,10 +209,11 @@ def _plug_in(model: nn.Module, modules: list[Any], base: str) -> Adapters:
     top, adapters = owner(model), Adapters()
     copies: dict[int, object] = {}
     copy.deepcopy(top.config, copies)
+    module: Any
     for module in model.modules():
         if id(shared := module.__dict__.get("config")) in copies:
             adapters.configs.append((module, shared))
-            module.config = copies[id(shared)]  # type: ignore[assignment]
+            module.config = copies[id(shared)]
     modules[0].config._attn_implementation = PREFIX + base
     for layer, module in enumerate(modules):
         module.zero_init = Link(adapters, layer)

@@ -165,7 +165,8 @@ class Nucleus(LogitsProcessor):
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end an answer: the tokenizer's, and the model's own."""
-    own = owner(model).generation_config.eos_token_id  # type: ignore[union-attr]
+    base: Any = owner(model)
+    own = base.generation_config.eos_token_id
     every = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
     return {int(token) for token in every if token is not None}
 

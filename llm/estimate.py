@@ -185,7 +185,8 @@ def _shape(preset: Preset, lines: list[str]) -> Any:
         if not preset.shape or preset.model != PRESETS[preset.name].model or Path(preset.model).exists():
             raise FileNotFoundError(f"{preset.model} must be a model folder or hub id: {error}") from error
     lines.append(f"model        {preset.model} is not at hand; a LLaMA of its shape")
-    return LlamaConfig(**preset.shape)  # type: ignore[arg-type]
+    shape: dict[str, Any] = dict(preset.shape)
+    return LlamaConfig(**shape)
 
 
 def _lengths(preset: Preset, share: float, lines: list[str]) -> list[int]:

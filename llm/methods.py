@@ -153,7 +153,8 @@ def counts(model: nn.Module) -> dict[str, int]:
 
 
 def _remember(model: nn.Module, method: str) -> nn.Module:
-    owner(model).trained_method = method  # type: ignore[assignment]
+    base: Any = owner(model)
+    base.trained_method = method
     return model
 
 
@@ -203,6 +204,7 @@ def _options_in_words(method: str, options: Mapping[str, Any] | None) -> Iterato
     try:
         yield
     except (TypeError, AttributeError, NotImplementedError, ArithmeticError, RuntimeError) as error:
+        # Each of them was seen to come from PEFT, for a wrong type, a wrong name, a zero or a negative number.
         if not options or out_of_memory(error):
             raise
         given = ", ".join(f"{name}={value!r}" for name, value in options.items())
@@ -218,7 +220,7 @@ def _wrap(model: nn.Module, config: Any) -> nn.Module:
             "(a family with one fused projection has qkv_proj)"
         )
     with _peft() as peft:
-        return _in_float32(peft.get_peft_model(model, config))  # type: ignore[arg-type]
+        return _in_float32(peft.get_peft_model(model, config))
 
 
 def _targets(config: Any) -> set[str]:
@@ -254,7 +256,7 @@ def _load_peft(model: Any, folder: Path) -> nn.Module:
         raise FileNotFoundError(f"{folder / 'adapter_model.safetensors'} is missing")
     try:
         with _peft() as peft:
-            return _in_float32(peft.PeftModel.from_pretrained(model, folder))  # type: ignore[arg-type]
+            return _in_float32(peft.PeftModel.from_pretrained(model, folder))
     except (RuntimeError, SafetensorError, LookupError, TypeError, ValueError) as error:  # of files, or shapes
         if out_of_memory(error):
             raise

@@ -106,6 +106,7 @@ def pretrain(world: World, settings: Pretraining, folder: Path, fresh: bool = Fa
         if not (checkpoint / TRAINER_STATE_NAME).is_file():  # written last: a kill has cut this one short
             shutil.rmtree(checkpoint)
     tokenizer: Any = world.tokenizer()
+    documents: Any = examples(world, settings.steps * settings.batch_size)  # Trainer's type asks for a Dataset
     trainer = Trainer(
         build(world, settings),
         TrainingArguments(
@@ -123,14 +124,15 @@ def pretrain(world: World, settings: Pretraining, folder: Path, fresh: bool = Fa
             save_total_limit=1,
             report_to="none",
         ),
-        train_dataset=examples(world, settings.steps * settings.batch_size),  # type: ignore[arg-type]
+        train_dataset=documents,
         data_collator=Collator(tokenizer.pad_token_id),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*pin_memory.*")
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(scratch)))
     curve = [{k: row[k] for k in ("step", "loss")} for row in trainer.state.log_history if "loss" in row]
-    write(trainer.model.to(torch.bfloat16), world, settings, curve, folder)  # type: ignore[union-attr]
+    model: Any = trainer.model
+    write(model.to(torch.bfloat16), world, settings, curve, folder)
     shutil.rmtree(scratch)
     return curve
 

@@ -85,7 +85,8 @@ def _read_hub(name: str, split: str) -> list[Any]:
     from datasets import load_dataset
 
     try:
-        return load_dataset(name, split=split).to_list()  # type: ignore[union-attr]
+        found: Any = load_dataset(name, split=split)
+        return found.to_list()
     except ValueError as error:
         raise ValueError(f"the hub's data set {name} must have a split {split!r}: {error}") from error
     except OSError as error:
@@ -103,9 +104,11 @@ def _row(row: Any, number: int, source: object) -> Row:
             f"every row must have the columns instruction and output (and input, if any); row {number} of {source} has "
             f"{found or 'none'}; rename its columns"
         )
-    values = {column: row.get(column) for column in COLUMNS}
-    values["input"] = "" if values["input"] is None else values["input"]
-    for column, value in values.items():
+    values: Row = {}
+    for column in COLUMNS:
+        value = row.get(column)
+        if value is None and column == "input":
+            value = ""
         if not isinstance(value, str):
             raise ValueError(f"{column} must be a string; row {number} of {source} has {value!r}")
         try:
@@ -114,4 +117,5 @@ def _row(row: Any, number: int, source: object) -> Row:
             raise ValueError(
                 f"{column} must be text; row {number} of {source} has half a character ({error})"
             ) from error
-    return values  # type: ignore[return-value]
+        values[column] = value
+    return values

@@ -168,7 +168,8 @@ def _from_hub(task: str) -> list[Row]:
 
     name, configuration, split = HUB[task]
     try:
-        return load_dataset(name, configuration, split=split).to_list()  # type: ignore[union-attr]
+        found: Any = load_dataset(name, configuration, split=split)
+        return found.to_list()
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConnectionError(

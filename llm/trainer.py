@@ -117,14 +117,16 @@ class ResponseTrainer(LightTrainer):
         collate: Callable[[list[Example]], dict[str, Tensor]],
         watch: Callable[[Tensor, int, int], None],
     ):
-        super().__init__(model, arguments, train_dataset=examples)  # type: ignore[arg-type]
+        rows: Any = examples  # a list will do, though Trainer's type asks for a Dataset
+        super().__init__(model, arguments, train_dataset=rows)
         self.batches, self.collate, self.watch = batches, collate, watch
         self.model_accepts_loss_kwargs = True  # for Trainer: count the labels of all micro-batches and processes
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader:
         # Not through accelerate, which would divide the batches among processes once more.
-        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.collate)  # type: ignore[arg-type]
+        rows: Any = self.train_dataset
+        return DataLoader(rows, batch_sampler=self.batches, collate_fn=self.collate)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         opt_model: Any = self.model if model is None else model
