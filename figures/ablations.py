@@ -1,6 +1,8 @@
 """The ablations drawn: one change at a time beside the main study."""
 
 import numpy as np
+from llm.claims import interval
+from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -8,8 +10,6 @@ from matplotlib.ticker import PercentFormatter
 from figures.arms import DASHED, LOOK, key, lines, not_run
 from figures.llm import Measured, band
 from figures.style import GRAY, PAGE, figure
-from llm.claims import interval
-from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE
 
 # All three arms, or their equals in size, in another way: ablation and its setting (None: all of them), and a title.
 WAYS = {

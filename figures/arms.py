@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from llm.claims import interval
+from llm.experiments import PROMPT_ARMS, PUBLISHED_RATE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -11,8 +13,6 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentForm
 from figures.llm import COMMANDS, MATCHED_PAIRS, Measured, band, best_rates, common_rate
 from figures.published import LOSS, published_gaps
 from figures.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
-from llm.claims import interval
-from llm.experiments import PROMPT_ARMS, PUBLISHED_RATE
 
 LOOK = {
     "nonlinear": Mark("non-linear", VERMILION, "o"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from llm.presets import LLAMA
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -17,7 +18,6 @@ from figures.llm import COMMANDS, COMMITTED, Measured, band
 from figures.published import ACCURACY, BENCHMARKS, COSTS, TEST_SIZES, Entry, averages
 from figures.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
 from llm import methods, tasks
-from llm.presets import LLAMA
 
 NAMES = {arm: mark.label for arm, mark in LOOK.items()}
 ACCURACIES = ("arc_easy", "arc_challenge", "mmlu", "hellaswag", "truthfulqa")  # tasks of `BENCHMARKS`

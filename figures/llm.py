@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llm.claims import CLAIMS, MARGIN, interval
+from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE, Experiment, ablations, rate, sample_efficiency
+from llm.runs import COLUMNS, CURVE
 from scipy import stats
 
 from common import tables
 from common.paths import RESULTS
-from llm.claims import CLAIMS, MARGIN, interval
-from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE, Experiment, ablations, rate, sample_efficiency
-from llm.runs import COLUMNS, CURVE
 
 COMMITTED = RESULTS / "llm"
 NUMBERS = ("accuracy", "multiple_choice", "held_out_loss", "learning_rate", "fraction", "train_loss", "seconds")

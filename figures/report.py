@@ -13,12 +13,12 @@ from pathlib import Path
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
 import numpy as np
+from llm.claims import CLAIMS, ORDER, interval
+from llm.experiments import ARMS, MAIN
 
 from common import tables
 from common.paths import RESULTS, ROOT
 from common.records import write_atomic
-from llm.claims import CLAIMS, ORDER, interval
-from llm.experiments import ARMS, MAIN
 from llm.study import COLUMNS as RUNS
 from theory.replicate import COLUMNS
 from theory.simulate import RATES

@@ -9,9 +9,9 @@ from common import tables
 from figures import comparison, llm
 from figures.measured import show
 from figures.published import ACCURACY, GAPS, TEST_SIZES, published_gaps
-from llm import claims
-from llm.experiments import FULL, QUICK
-from llm.runs import COLUMNS
+from llm.world import claims
+from llm.world.experiments import FULL, QUICK
+from llm.world.tables import COLUMNS
 from tests.llm_helpers import data
 from tests.llm_studies import best, write_study
 

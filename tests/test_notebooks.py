@@ -7,7 +7,7 @@ import pytest
 
 from common.paths import NOTEBOOKS, RESULTS
 from figures.draw import DrawError, execute, main
-from llm.experiments import QUICK
+from llm.world.experiments import QUICK
 from tests.llm_studies import write_study
 from theory.studies import STUDIES
 
