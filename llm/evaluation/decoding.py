@@ -2,7 +2,8 @@
 
 A generated text is a function of the model, the prompt and its own seed. It does not depend on the rest of its batch,
 but for the rounding of sums: sampling draws one uniform number per token from a stream of the prompt's own, and inverts
-the distribution function of the tokens that top-p leaves.
+the distribution function of the tokens that top-p leaves. What a model's own generation_config says is not followed,
+but for the tokens that end a text: scores depend on the protocol only.
 """
 
 import warnings
@@ -81,22 +82,13 @@ def generate(
             "shorten it"
         )
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    ending = ends(model, tokenizer)
+    settings = Settings(
+        max_new_tokens=max(room), do_sample=False, pad_token_id=padding, eos_token_id=sorted(ending) or None
+    )
     width, device = max(sizes), owner(model).device
     tokens = torch.tensor([[padding] * (width - len(ids)) + ids for ids in prompts], device=device)
     seen = torch.tensor([[0] * (width - size) + [1] * size for size in sizes], device=device)
-    ends = _ends(model, tokenizer)
-    # Every value that a model's own generation_config may set for sampling, so that it cannot.
-    settings = GenerationConfig(
-        max_new_tokens=max(room),
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        repetition_penalty=1.0,
-        pad_token_id=padding,
-        eos_token_id=sorted(ends) or None,
-    )
     choice = LogitsProcessorList()
     if decoding.temperature > 0:
         draws = np.stack([stream(decoding.seed, "sampling", key).random(max(room), np.float32) for key in keys])
@@ -108,9 +100,21 @@ def generate(
     answers = []
     for ids, new, most in zip(prompts, out[:, width:].tolist(), room, strict=True):
         new = new[:most]
-        end = next((i for i, token in enumerate(new) if token in ends), None)
+        end = next((i for i, token in enumerate(new) if token in ending), None)
         answers.append(Answer(_text_behind(tokenizer, ids, new[:end]), end is None))
     return answers
+
+
+class Settings(GenerationConfig):
+    """Settings of `model.generate` that the model's own generation_config does not complete.
+
+    What is not set here has transformers' neutral default, not the model's: no beams, penalties, forced or suppressed
+    tokens, other caches, limits of time, or other forms of output.
+    """
+
+    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """As in transformers, which offers the model's own settings (and only them) with `allow_custom_entries`."""
+        return {} if allow_custom_entries else super().update(defaults_only, **kwargs)
 
 
 class Nucleus(LogitsProcessor):
@@ -140,7 +144,7 @@ class Nucleus(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, tokens.gather(-1, place), 0.0)
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
+def ends(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end an answer: the tokenizer's, and the model's own."""
     base: Any = owner(model)
     own = base.generation_config.eos_token_id

@@ -22,6 +22,7 @@ import yaml
 from jinja2 import UndefinedError
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models import huggingface
+from lm_eval.models.utils_hf import stop_sequences_criteria
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks.hellaswag.utils import preprocess
 from lm_eval.tasks.qasper.metrics import f1_abstractive, normalize_answer
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from common import journal
 from common.records import write_atomic
 from llm.evaluation import tasks
+from llm.evaluation.decoding import Settings, ends
 from llm.evaluation.protocol import mean, standard_error
 from llm.methods.loading import context_length
 
@@ -170,6 +172,16 @@ class _Resumed(_HFLM):
                 self.unfit.add((context,))
         compute = super().generate_until
         return self._in_pieces(requests, lambda piece: compute(piece, disable_tqdm=True), lambda request: request.args)
+
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **options: Any) -> Any:
+        """The task's generation, on which the model's own generation_config has no say but for its ends."""
+        inputs = {"input_ids": context, "attention_mask": options.pop("attention_mask", None)}
+        if not options.get("temperature"):  # the harness's way to say greedy
+            options |= {"temperature": None, "do_sample": False}
+        ending = sorted(ends(self.model, self.tokenizer)) or None
+        options |= {"max_length": max_length, "pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": ending}
+        criteria = stop_sequences_criteria(self.tokenizer, stop, context.shape[1], context.shape[0])
+        return self.model.generate(**inputs, generation_config=Settings(**options), stopping_criteria=criteria)
 
     def _in_pieces(self, requests: list[Any], compute: Callable, content: Callable) -> list[Any]:
         """Responses to all requests; a piece is known by the texts in it, so no other run's can be taken for it."""
