@@ -69,7 +69,18 @@ def score(text: str, options: Sequence[str], gold: int) -> Score:
     Only what lies behind the last "### Response:" counts. More than one option contained, ignoring case (an option that
     ends in "." also without it), is wrong. Else the answer is right if the most similar option (`difflib` ratio above
     zero, the first of equals) is the right one, or if the right option is the only one contained.
+
+    Raises
+    ------
+    ValueError
+        If there are no two options, all of them text, `gold` is not the place of one, or the answer is no text.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"the answer must be text; got {text!r}")
+    if not isinstance(options, list | tuple) or len(options) < 2 or not all(isinstance(one, str) for one in options):
+        raise ValueError(f"options must be at least two texts; got {options!r}")
+    if not isinstance(gold, int | np.integer) or isinstance(gold, bool) or not 0 <= gold < len(options):
+        raise ValueError(f"gold must be the place of the right option, from 0 to {len(options) - 1}; got {gold!r}")
     text = text.rpartition(MARKER)[2]
     lower = text.lower()
     contained = [
