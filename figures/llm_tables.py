@@ -2,23 +2,23 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import pandas as pd
 
-from common import tables
 from common.paths import RESULTS
+from figures.frames import read
 from llm.claims import CLAIMS, MARGIN, interval
 from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE, Experiment, ablations, rate, sample_efficiency
 from llm.runs import COLUMNS, CURVE
 
 COMMITTED = RESULTS / "llm"
-NUMBERS = ("accuracy", "multiple_choice", "held_out_loss", "learning_rate", "fraction", "train_loss", "seconds")
-WHOLE = ("seed", "steps", "trainable", "rows", "world")
+# Columns of text, in whichever table they stand.
+WORDS = tuple("arm status ablation setting claim verdict rates quantity first second fractions".split())
+CELL = ["ablation", "setting", "arm", "fraction", "seed", "world"]
 # What fills a table of the study.
 COMMANDS = {
     name: f"python llm/study.py --full --tables {name}" for name in ("tuning", "sample_efficiency", "ablations")
@@ -30,7 +30,7 @@ MATCHED_PAIRS = (("nonlinear", "linear_matched"), ("nonlinear_matched", "linear"
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows of a study as it was run, numbers as numbers.
+    """A study as it was run.
 
     Attributes
     ----------
@@ -38,18 +38,18 @@ class Measured:
     experiment : Experiment
     untuned : dict
         Scores of the base before any tuning, and `chance`, that of guessing among the values of a fact.
-    tuning, efficiency, ablations, curves, claims : list of dict
+    tuning, efficiency, ablations, curves, claims : DataFrame
         Empty where nothing was run. A study without a tuning of its own took its rates from the committed one.
     """
 
     folder: Path
     experiment: Experiment
     untuned: dict[str, float]
-    tuning: list[dict]
-    efficiency: list[dict]
-    ablations: list[dict]
-    curves: list[dict]
-    claims: list[dict]
+    tuning: pd.DataFrame
+    efficiency: pd.DataFrame
+    ablations: pd.DataFrame
+    curves: pd.DataFrame
+    claims: pd.DataFrame
 
     @property
     def full(self) -> bool:
@@ -61,12 +61,15 @@ class Measured:
         """Arms of the main study."""
         return self.experiment.arms
 
-    def ablation(self, name: str, setting: str | None = None, world: int | None = 0) -> list[dict]:
+    def ablation(self, name: str, setting: str | None = None, world: int | None = 0) -> pd.DataFrame:
         """Rows of one ablation, of one of its settings or all, on one world or all."""
-        wanted = {"ablation": name, "setting": setting, "world": world}
-        return [r for r in self.ablations if all(r[k] == v for k, v in wanted.items() if v is not None)]
+        rows = self.ablations[self.ablations["ablation"] == name]
+        for column, wanted in (("setting", setting), ("world", world)):
+            if wanted is not None:
+                rows = rows[rows[column] == wanted]
+        return rows
 
-    def parts(self) -> dict[str, list[dict]]:
+    def parts(self) -> dict[str, pd.DataFrame]:
         """Rows of the main study and of each ablation, by name."""
         names = dict.fromkeys(cell.ablation for cell in ablations(FULL))
         return {"sample_efficiency": self.efficiency} | {name: self.ablation(name, world=None) for name in names}
@@ -92,120 +95,110 @@ def load() -> Measured:
         raise ValueError(
             f"{path} is of another configuration than the code's ({error}); run the study again"
         ) from error
-    found = {name: _rows(folder, name, COLUMNS) for name in ("tuning", "sample_efficiency", "ablations")}
+    tuning, efficiency, ablated = (runs(folder, name) for name in COMMANDS)
+    curves = read(folder / "curves.csv", CURVE, WORDS).drop_duplicates(["arm", "fraction", "seed", "step"], keep="last")
     return Measured(
         folder,
         experiment,
         text["untuned"],
-        found["tuning"] or _rows(COMMITTED, "tuning", COLUMNS),
-        found["sample_efficiency"],
-        found["ablations"],
-        list({(r["arm"], r["fraction"], r["seed"], r["step"]): r for r in _rows(folder, "curves", CURVE)}.values()),
-        _rows(folder, "claims", CLAIMS),
+        runs(COMMITTED, "tuning") if tuning.empty else tuning,
+        efficiency,
+        ablated,
+        curves,
+        judged(folder),
     )
 
 
-def _rows(folder: Path, name: str, columns: tuple[str, ...]) -> list[dict]:
-    return [{k: _number(k, v) for k, v in row.items()} for row in tables.read(folder / f"{name}.csv", columns)]
+def runs(folder: Path, table: str) -> pd.DataFrame:
+    """One of the three tables of runs, by its name."""
+    return read(folder / f"{table}.csv", COLUMNS, WORDS)
 
 
-def _number(column: str, text: str) -> float | int | str:
-    if column in (*NUMBERS, "value", "low", "high", "epoch"):
-        return float(text or "nan")
-    return int(text) if column in (*WHOLE, "step", "seeds") else text
+def judged(folder: Path) -> pd.DataFrame:
+    """claims.csv."""
+    return read(folder / "claims.csv", CLAIMS, WORDS)
 
 
 def accounts(measured: Measured) -> list[dict]:
-    """What became of the runs of the main study and of each ablation, for `show`."""
-    wanted = [*sample_efficiency(measured.experiment), *ablations(measured.experiment)]
-    cells = [(c.ablation, c.setting, c.arm, c.fraction, c.seed, c.world) for c in wanted]
-    found = []
-    for name, rows in measured.parts().items():
-        there = {tuple(r[k] for k in ("ablation", "setting", "arm", "fraction", "seed", "world")) for r in rows}
-        asked = {cell for cell in cells if cell[0] == ("" if name == "sample_efficiency" else name)}
-        found.append(
-            {
-                "table": name,
-                "runs": len(rows),
-                "missing": len(asked - there),
-                "not asked for": len(there - asked),
-                "diverged": sum(r["status"] != "finished" for r in rows),
-                "seeds": len({r["seed"] for r in rows}),
-                "steps": " ".join(map(str, sorted({r["steps"] for r in rows}))) or "-",
-                "hours": sum(r["seconds"] for r in rows) / 3600,
-            }
-        )
-    return found
+    """Outcomes of the runs of the main study and of each ablation, for `show`."""
+    cells = [*sample_efficiency(measured.experiment), *ablations(measured.experiment)]
+    wanted = {tuple(getattr(cell, column) for column in CELL) for cell in cells}
+    return [_account(name, rows, wanted) for name, rows in measured.parts().items()]
 
 
-def paired(rows: Iterable[Mapping], arms: Sequence[str], quantity: str = "accuracy") -> tuple[np.ndarray, np.ndarray]:
-    """Fractions (F,), ascending, and values (arms, seeds, F), paired by seed; nan where there is no row."""
-    mine = [r for r in rows if r["arm"] in arms]
-    fractions, column = np.unique([r["fraction"] for r in mine], return_inverse=True)
-    seeds, line = np.unique([r["seed"] for r in mine], return_inverse=True)
-    values = np.full((len(arms), len(seeds), len(fractions)), np.nan)
-    values[[arms.index(r["arm"]) for r in mine], line, column] = [r[quantity] for r in mine]
-    return fractions, values
+def _account(name: str, rows: pd.DataFrame, wanted: set[tuple]) -> dict:
+    there = set(rows[CELL].itertuples(index=False, name=None))
+    asked = {cell for cell in wanted if cell[0] == ("" if name == "sample_efficiency" else name)}
+    return {
+        "table": name,
+        "runs": len(rows),
+        "missing": len(asked - there),
+        "not asked for": len(there - asked),
+        "diverged": int((rows["status"] != "finished").sum()),
+        "seeds": rows["seed"].nunique(),
+        "steps": " ".join(map(str, sorted(rows["steps"].unique()))) or "-",
+        "hours": float(rows["seconds"].sum()) / 3600,
+    }
 
 
-def band(rows: Iterable[Mapping], arm: str, quantity: str = "accuracy", minus: str | None = None) -> list[dict]:
+def by_seed(rows: pd.DataFrame, arm: str, quantity: str = "accuracy", minus: str | None = None) -> pd.DataFrame:
+    """A line for each seed, a column for each fraction; of the difference to the arm `minus`, paired by seed.
+
+    NaN where one of the two has no row.
+    """
+
+    def values(name: str) -> pd.DataFrame:
+        return rows[rows["arm"] == name].pivot(index="seed", columns="fraction", values=quantity)
+
+    return values(arm) if minus is None else values(arm) - values(minus)
+
+
+def band(rows: pd.DataFrame, arm: str, quantity: str = "accuracy", minus: str | None = None) -> pd.DataFrame:
     """Mean over seeds with its 95 % interval at every fraction; of the paired difference to the arm `minus`."""
-    fractions, values = paired(rows, [arm] if minus is None else [arm, minus], quantity)
-    per_seed = values[0] if minus is None else values[0] - values[1]
-    return [
-        {"fraction": float(f), "value": value, "low": low, "high": high, "seeds": len(column)}
-        for f, column in zip(fractions, per_seed.T, strict=True)
-        for value, low, high in (interval(column),)
-    ]
+    table = by_seed(rows, arm, quantity, minus)
+    lines = [(fraction, *interval(column.to_numpy()), len(column)) for fraction, column in table.items()]
+    return pd.DataFrame(lines, columns=["fraction", "value", "low", "high", "seeds"])
 
 
-def best_rates(tuning: Iterable[Mapping]) -> dict[str, dict]:
-    """Of each arm the rate with the highest mean accuracy (ties: lower loss; none that diverged), and the grid."""
-    found = {}
-    tuning = list(tuning)
-    for arm in dict.fromkeys(r["arm"] for r in tuning):
-        table = []
-        for learning_rate in sorted({r["learning_rate"] for r in tuning if r["arm"] == arm}):
-            mine = [r for r in tuning if r["arm"] == arm and r["learning_rate"] == learning_rate]
-            if all(r["status"] == "finished" for r in mine):
-                means = (float(np.mean([r[q] for r in mine])) for q in ("accuracy", "held_out_loss"))
-                table.append((learning_rate, *means))
-        grid = sorted({r["learning_rate"] for r in tuning if r["arm"] == arm})
-        top = max(table, key=lambda line: (line[1], -line[2]))
-        found[arm] = {
-            "arm": arm,
-            "best rate": f"{top[0]:g}",
-            "accuracy": top[1],
-            "lowest": f"{grid[0]:g}",
-            "highest": f"{grid[-1]:g}",
-            "at an edge": top[0] in (grid[0], grid[-1]),
-        }
-    return found
+def best_rates(tuning: pd.DataFrame) -> dict[str, dict]:
+    """The rate of each arm with the highest mean accuracy (ties: lower loss; none that diverged), and the grid."""
+    return {arm: _best(arm, rows) for arm, rows in tuning.groupby("arm", sort=False)}
 
 
-def common_rate(tuning: Iterable[Mapping]) -> float:
+def _best(arm: str, rows: pd.DataFrame) -> dict:
+    grid = rows.groupby("learning_rate")
+    means = grid[["accuracy", "held_out_loss"]].mean()[grid["status"].agg(lambda s: (s == "finished").all())]
+    top = means.sort_values(["accuracy", "held_out_loss"], ascending=[False, True]).index[0]
+    lowest, highest = rows["learning_rate"].min(), rows["learning_rate"].max()
+    return {
+        "arm": arm,
+        "best rate": f"{top:g}",
+        "accuracy": float(means.loc[top, "accuracy"]),
+        "lowest": f"{lowest:g}",
+        "highest": f"{highest:g}",
+        "at an edge": top in (lowest, highest),
+    }
+
+
+def common_rate(tuning: pd.DataFrame) -> float:
     """The rate with the highest accuracy averaged over the paper's three prompt arms."""
-    tuning = [r for r in tuning if r["arm"] in PROMPT_ARMS]
-    grids = [{r["learning_rate"] for r in tuning if r["arm"] == arm} for arm in PROMPT_ARMS]
-    shared = sorted(set.intersection(*grids))
-    means = [
-        [np.mean([r["accuracy"] for r in tuning if (r["arm"], r["learning_rate"]) == (arm, x)]) for arm in PROMPT_ARMS]
-        for x in shared
-    ]
-    return shared[int(np.nanargmax(np.sum(means, 1)))]
+    means = tuning.groupby(["learning_rate", "arm"])["accuracy"].agg(lambda values: values.mean(skipna=False))
+    return float(means.unstack()[list(PROMPT_ARMS)].dropna().sum(axis=1).idxmax())
 
 
 def tuned(measured: Measured) -> bool:
     """Whether every arm has been tuned on the whole grid, and every seed."""
-    e, there = measured.experiment, {(r["arm"], r["learning_rate"], r["seed"]) for r in measured.tuning}
-    arms = dict.fromkeys((*e.arms, *e.matched))
-    return all((a, rate(x), s) in there for a in arms for x in e.exponents for s in e.tuning_seeds)
+    e, columns = measured.experiment, ["arm", "learning_rate", "seed"]
+    there = set(measured.tuning[columns].itertuples(index=False, name=None))
+    return all((a, rate(x), s) in there for a in (*e.arms, *e.matched) for x in e.exponents for s in e.tuning_seeds)
 
 
 def recount(measured: Measured) -> dict[tuple, dict]:
-    """Claims from the rows by NumPy and SciPy alone: (rates, world, first, second, quantity) -> value, verdict."""
+    """Claims from the rows by pandas and SciPy alone: (rates, world, first, second, quantity) -> value, verdict."""
+    from scipy import stats  # takes as long to import as everything else here
+
     e, published = measured.experiment, f"{PUBLISHED_RATE:g}"
-    matched = [*measured.efficiency, *measured.ablation("matched")]
+    matched = pd.concat([measured.efficiency, measured.ablation("matched")])
     sets = [("own best", 0, measured.efficiency, PAIRS), ("own best", 0, matched, MATCHED_PAIRS)]
     sets += [("one for all", 0, measured.ablation("common_rate"), PAIRS)]
     sets += [("own best, 5 epochs", 0, measured.ablation("equal_epochs"), PAIRS)]
@@ -213,25 +206,23 @@ def recount(measured: Measured) -> dict[tuple, dict]:
     sets += [("as published, all layers", 0, measured.ablation("all_layers", published), PAIRS)]
     sets += [("as published", w, measured.ablation("published_rate", world=w), PAIRS) for w in (0, *e.worlds)]
     sets += [("own best", w, measured.ablation("world", world=w), PAIRS) for w in e.worlds]
-    found = {}
+    claims = {}
     for rates, world, rows, pairs in sets:
-        arms = {r["arm"] for r in rows}
         for first, second in pairs:
-            if not {first, second} <= arms:
+            if not {first, second} <= set(rows["arm"]):
                 continue
-            fractions, (left, right) = paired(rows, [first, second])
-            gap = left - right
-            per_seed = {"gain": gap.mean(1)}
-            if len(fractions) > 1:
-                per_seed["growth"] = np.polyfit(-np.log10(fractions), gap.T, 1)[0]
+            gap = by_seed(rows, first, minus=second)
+            per_seed = {"gain": gap.mean(axis=1, skipna=False).to_numpy()}
+            if len(gap.columns) > 1:
+                per_seed["growth"] = np.polyfit(-np.log10(gap.columns.to_numpy(float)), gap.to_numpy().T, 1)[0]
             for quantity, values in per_seed.items():
                 low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
                 word = "holds" if low > 0 else "does not hold" if high < MARGIN else "not resolved"
-                found[rates, world, first, second, quantity] = {
+                claims[rates, world, first, second, quantity] = {
                     **{"value": float(values.mean()), "low": float(low), "high": float(high)},
-                    "verdict": "incomplete" if np.isnan(gap).any() else word,
+                    "verdict": "incomplete" if gap.isna().any(axis=None) else word,
                 }
-    return found
+    return claims
 
 
 def claims_table(measured: Measured) -> list[dict]:
@@ -246,5 +237,5 @@ def claims_table(measured: Measured) -> list[dict]:
             "seeds": c["seeds"],
             "verdict": f"**{c['verdict']}**",
         }
-        for c in measured.claims
+        for c in measured.claims.to_dict("records")
     ]
