@@ -22,9 +22,7 @@ def read(path: Path, columns: Sequence[str], words: Sequence[str] = ()) -> pd.Da
     if not tables.read(path, columns):
         return pd.DataFrame(columns=list(columns))
     text = dict.fromkeys(words, str)
-    frame = pd.read_csv(
-        path, dtype=text, keep_default_na=False, na_values=["", "nan"], float_precision="round_trip", encoding="utf-8"
-    )
+    frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=["", "nan"], encoding="utf-8")
     return frame.fillna(dict.fromkeys(words, ""))
 
 
