@@ -3,7 +3,8 @@
 import os
 import platform
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,10 +37,11 @@ def provenance() -> dict:
     }
 
 
-def write_atomic(path: str | Path, text: str) -> None:
-    """Write a whole file in one step: a reader, or a run that is killed, sees the old text or the new, nothing between.
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when all is written: a reader sees the old file or the new one.
 
-    Missing folders are made. The text goes to a temporary file beside the target, to disk, and then into its place.
+    Missing folders are made. What was written goes to disk before it takes its place; a failure leaves the old file.
 
     Raises
     ------
@@ -47,18 +49,24 @@ def write_atomic(path: str | Path, text: str) -> None:
         Naming the file and the reason, if it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
+        yield unfinished
+        with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(unfinished, path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a text file in one step (`whole`)."""
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
 
 
 def append_whole(path: str | Path, data: bytes) -> None:

@@ -11,8 +11,8 @@ from matplotlib.ticker import PercentFormatter
 from figures.llm_figures import DASHED, LOOK, key, lines, not_run
 from figures.llm_tables import Measured, band
 from figures.style import GRAY, PAGE, figure
-from llm.claims import interval
-from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE
+from llm.world.claims import interval
+from llm.world.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE
 
 # All three arms, or their equals in size, in another way: ablation and its setting (None: all of them), and a title.
 WAYS = {

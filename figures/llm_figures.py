@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter
 
-from figures.llm_tables import COMMANDS, MATCHED_PAIRS, Measured, band, best_rates, common_rate
+from figures.llm_tables import COMMANDS, MATCHED_PAIRS, Measured, band, best_rates
 from figures.paper_numbers import LOSS, published_gaps
 from figures.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
-from llm.claims import interval
-from llm.experiments import PROMPT_ARMS, PUBLISHED_RATE
+from llm.world.claims import interval
+from llm.world.experiments import PROMPT_ARMS, PUBLISHED_RATE
+from llm.world.rates import common_rate
 
 LOOK = {
     "nonlinear": Mark("non-linear", VERMILION, "o"),
@@ -143,7 +144,7 @@ def learning_rates(measured: Measured) -> tuple[Figure, list[dict]]:
     rows = -(-len(best) // 4)
     drawn, axes = figure(PAGE, 0.3 + 1.7 * rows, rows, 4, sharex=True, sharey=True)
     numbers = []
-    shared = common_rate(measured.tuning) if set(PROMPT_ARMS) <= set(best) else None
+    shared = common_rate(measured.tuning.to_dict("records"), PROMPT_ARMS) if set(PROMPT_ARMS) <= set(best) else None
     for ax, arm in zip(axes, best, strict=False):
         mine = measured.tuning[measured.tuning["arm"] == arm]
         mean = mine.groupby("learning_rate")["accuracy"].mean()

@@ -11,18 +11,17 @@ import pandas as pd
 
 from common.paths import RESULTS
 from figures.frames import read
-from llm.claims import CLAIMS, MARGIN, interval
-from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE, Experiment, ablations, rate, sample_efficiency
-from llm.runs import COLUMNS, CURVE
+from llm.world.claims import MARGIN, interval
+from llm.world.experiments import FULL, PUBLISHED_RATE, Experiment, ablations, rate, sample_efficiency
+from llm.world.rates import best
+from llm.world.tables import CLAIMS, COLUMNS, CURVE, TABLES
 
 COMMITTED = RESULTS / "llm"
 # Columns of text, in whichever table they stand.
 WORDS = tuple("arm status ablation setting claim verdict rates quantity first second fractions".split())
 CELL = ["ablation", "setting", "arm", "fraction", "seed", "world"]
 # What fills a table of the study.
-COMMANDS = {
-    name: f"python llm/study.py --full --tables {name}" for name in ("tuning", "sample_efficiency", "ablations")
-}
+COMMANDS = {name: f"python llm/study.py --full --tables {name}" for name in TABLES}
 # Claims of one table: the first arm should beat the second; the last two have as many parameters.
 PAIRS = (("linear", "random_init"), ("nonlinear", "random_init"), ("nonlinear", "linear"))
 MATCHED_PAIRS = (("nonlinear", "linear_matched"), ("nonlinear_matched", "linear"))
@@ -95,7 +94,7 @@ def load() -> Measured:
         raise ValueError(
             f"{path} is of another configuration than the code's ({error}); run the study again"
         ) from error
-    tuning, efficiency, ablated = (runs(folder, name) for name in COMMANDS)
+    tuning, efficiency, ablated = (runs(folder, name) for name in TABLES)
     curves = read(folder / "curves.csv", CURVE, WORDS).drop_duplicates(["arm", "fraction", "seed", "step"], keep="last")
     return Measured(
         folder,
@@ -161,29 +160,20 @@ def band(rows: pd.DataFrame, arm: str, quantity: str = "accuracy", minus: str | 
 
 
 def best_rates(tuning: pd.DataFrame) -> dict[str, dict]:
-    """The rate of each arm with the highest mean accuracy (ties: lower loss; none that diverged), and the grid."""
-    return {arm: _best(arm, rows) for arm, rows in tuning.groupby("arm", sort=False)}
+    """The best rate of each arm, its mean accuracy, and the grid, for `show`."""
+    return {str(arm): _best(str(arm), rows) for arm, rows in tuning.groupby("arm", sort=False)}
 
 
 def _best(arm: str, rows: pd.DataFrame) -> dict:
-    grid = rows.groupby("learning_rate")
-    means = grid[["accuracy", "held_out_loss"]].mean()[grid["status"].agg(lambda s: (s == "finished").all())]
-    top = means.sort_values(["accuracy", "held_out_loss"], ascending=[False, True]).index[0]
-    lowest, highest = rows["learning_rate"].min(), rows["learning_rate"].max()
+    top, edge = best(rows.to_dict("records"), arm) or (np.nan, False)
     return {
         "arm": arm,
         "best rate": f"{top:g}",
-        "accuracy": float(means.loc[top, "accuracy"]),
-        "lowest": f"{lowest:g}",
-        "highest": f"{highest:g}",
-        "at an edge": top in (lowest, highest),
+        "accuracy": float(rows.loc[rows["learning_rate"] == top, "accuracy"].mean()),
+        "lowest": f"{rows['learning_rate'].min():g}",
+        "highest": f"{rows['learning_rate'].max():g}",
+        "at an edge": edge,
     }
-
-
-def common_rate(tuning: pd.DataFrame) -> float:
-    """The rate with the highest accuracy averaged over the paper's three prompt arms."""
-    means = tuning.groupby(["learning_rate", "arm"])["accuracy"].agg(lambda values: values.mean(skipna=False))
-    return float(means.unstack()[list(PROMPT_ARMS)].dropna().sum(axis=1).idxmax())
 
 
 def tuned(measured: Measured) -> bool:

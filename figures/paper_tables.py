@@ -3,21 +3,20 @@
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from figures.frames import read
 from figures.llm_figures import LOOK
 from figures.llm_tables import COMMANDS, COMMITTED, Measured, band
 from figures.paper_numbers import ACCURACY, BENCHMARKS, COSTS, TEST_SIZES, Entry, averages
 from figures.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
-from llm import methods, tasks
-from llm.presets import LLAMA
+from llm.evaluation import tasks
+from llm.training.counts import COLUMNS, TABLE
 
 NAMES = {arm: mark.label for arm, mark in LOOK.items()}
 ACCURACIES = ("arc_easy", "arc_challenge", "mmlu", "hellaswag", "truthfulqa")  # tasks of `BENCHMARKS`
@@ -96,11 +95,17 @@ def _record(path: Path) -> dict:
 
 
 def trainable(size: str, method: str) -> int:
-    """Parameters that a method trains on LLaMA of a size, counted without weights."""
-    shape: dict[str, Any] = dict(LLAMA[size.lower()])
-    with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**shape))
-        return methods.counts(methods.apply(model, method))["trainable"]
+    """Parameters that a method trains on LLaMA of a size, from results/llm/parameters.csv."""
+    counts = _counts()
+    if (size.lower(), method) not in counts:
+        raise LookupError(f"{TABLE} has no {method} on {size}; run `python -m llm.training.counts`")
+    return counts[size.lower(), method]
+
+
+@cache
+def _counts() -> dict[tuple[str, str], int]:
+    table = read(TABLE, COLUMNS, ("size", "method"))
+    return dict(zip(zip(table["size"], table["method"], strict=True), map(int, table["trainable"]), strict=True))
 
 
 def number(printed: str) -> float:

@@ -18,8 +18,8 @@ from common.paths import RESULTS, ROOT
 from common.records import write_atomic
 from figures.llm_tables import judged, runs
 from figures.theory_tables import read_rates, read_rows
-from llm.claims import ORDER, interval
-from llm.experiments import MAIN
+from llm.world.claims import ORDER, interval
+from llm.world.experiments import MAIN
 from theory.studies import QUANTITIES, STUDIES
 
 HEADS = ("function", "D", "gate", "weights", "prompts, single", "prompts, shared cell")

@@ -7,7 +7,9 @@ import torch
 import transformers
 
 from common.paths import ROOT
-from llm.adapter import AdapterConfig, attach
+from llm.methods.names import PROMPTS
+from zeroinit.config import AdapterConfig
+from zeroinit.model import attach
 
 SIZES = {
     "hidden_size": 48,
@@ -78,13 +80,14 @@ def multimodal():
     return transformers.Gemma3ForConditionalGeneration(config).eval()
 
 
+def configuration(kind: str, **options) -> AdapterConfig:
+    """What to attach for a kind of prompt, or for one of the methods whose attention is random_init."""
+    return AdapterConfig(**PROMPTS.get(kind, {"prompt": kind}), **options)
+
+
 def adapted(model, gates: float | None = 0.7, prompt: str = "linear", name: str = "default", **options):
     """Attach to the last two layers, prompts of scale 1 and random gates (None: leave them at zero)."""
-    attach(
-        model,
-        AdapterConfig(**({"layers": 2, "prompt_length": 5, "initial_scale": 1.0, "prompt": prompt} | options)),
-        name,
-    )
+    attach(model, configuration(prompt, **({"layers": 2, "prompt_length": 5, "initial_scale": 1.0} | options)), name)
     if gates is not None:
         randomise_gates(model, gates)
     return model

@@ -8,18 +8,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llm.data import (
-    FRACTIONS,
-    IGNORED,
-    PROMPT_WITH_INPUT,
-    Collator,
-    encode,
-    fraction,
-    hold_out,
-    pack,
-    prompt,
-    read,
-)
+from llm.data.alpaca import IGNORED, PROMPT_WITH_INPUT, encode, prompt
+from llm.data.batches import Collator, pack
+from llm.data.rows import read
+from llm.data.splits import FRACTIONS, fraction, hold_out
 from tests.llm_helpers import data, tokens
 
 ROWS = [{"instruction": f"say {n}", "input": "", "output": f"number {n}"} for n in range(50)]

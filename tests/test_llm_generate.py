@@ -6,9 +6,10 @@ import peft
 import pytest
 import torch
 
-import llm.attention
-from llm.adapter import activate, attach, detach, disabled
+import zeroinit.attention
 from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, tiny, tokens
+from zeroinit.families import attention_modules
+from zeroinit.model import activate, attach, detach, disabled
 
 KINDS = ("linear", "nonlinear", "random_init")
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
@@ -70,8 +71,8 @@ def decode(model, ids) -> torch.Tensor:
 @pytest.mark.parametrize("prompt", KINDS)
 def test_decoding_projects_prompts_once(prompt, monkeypatch):
     model, calls = adapted(tiny(), prompt=prompt), []
-    project = llm.attention.project_prompts
-    monkeypatch.setattr(llm.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
+    project = zeroinit.attention.project_prompts
+    monkeypatch.setattr(zeroinit.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
     generate(model, tokens(2, 7))
     assert len(calls) == 2  # layers
     model(tokens(), labels=tokens()).loss.backward()
@@ -88,7 +89,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
     activate(model, "default")
     past = model(ids[:, :5], use_cache=True).past_key_values
     past = model(ids[:, 5:6], past_key_values=past).past_key_values
-    assert all(module.zero_init.kept is not None for _, module in llm.attention.attention_modules(model)[2:])
+    assert all(module.zero_init.kept is not None for _, module in attention_modules(model)[2:])
     parameters = list(adapter_of(model).parameters())
     if change == "optimizer":
         for parameter in parameters:
@@ -103,7 +104,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
     elif change == "load":
         adapter_of(model).load_state_dict({k: v * 2 for k, v in adapter_of(model).state_dict().items()})
     elif change == "base":
-        for _, module in llm.attention.attention_modules(model):
+        for _, module in attention_modules(model):
             module.k_proj.weight.mul_(1.5)
             module.v_proj.weight.mul_(1.5)
     elif change == "switch":
@@ -118,7 +119,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
         adapter_of(model).gate.mul_(2) if prompt != "random_init" else adapter_of(model).prompts.weight.mul_(2)
     again, last = copy.deepcopy(past), ids[:, 6:7]
     logits = model(last, past_key_values=past).logits
-    for _, module in llm.attention.attention_modules(model):
+    for _, module in attention_modules(model):
         module.zero_init.kept = None
     assert torch.equal(model(last, past_key_values=again).logits, logits)
 
@@ -134,7 +135,7 @@ def test_nothing_is_kept_from_one_text_to_the_next(prompt, cache):
 
     def logits(forget: bool = False) -> torch.Tensor:
         if forget:
-            for _, module in llm.attention.attention_modules(model):
+            for _, module in attention_modules(model):
                 module.zero_init.kept = None
         return torch.stack(generate(model, tokens(1, 1), **options).logits)
 
@@ -155,8 +156,8 @@ def test_nothing_is_kept_from_one_text_to_the_next(prompt, cache):
 def test_every_family_tells_where_a_text_begins(family, monkeypatch):
     """Prompts are projected once for each text in each layer, not in every step."""
     model, calls = adapted(tiny(family)), []
-    project = llm.attention.project_prompts
-    monkeypatch.setattr(llm.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
+    project = zeroinit.attention.project_prompts
+    monkeypatch.setattr(zeroinit.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
     for length in (1, 3):
         generate(model, tokens(1, length), max_new_tokens=4)
     assert len(calls) == 2 * 2

@@ -6,10 +6,13 @@ import re
 import pytest
 import torch
 
-from llm import evaluate, harness, inference, journal, tasks
-from llm.adapter import AdapterConfig, attach
+from common import journal
+from llm.evaluation import harness, settings, tasks
+from llm.methods import loading
 from tests.llm_evaluation import save_items, save_model
 from tests.llm_helpers import data, randomise_gates
+from zeroinit.config import AdapterConfig
+from zeroinit.model import attach
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stories():
     folder = data("stories260K", "config.json").parent
-    model, tokenizer = inference.load(folder)
+    model, tokenizer = loading.load(folder)
     torch.manual_seed(0)
     attach(model, AdapterConfig("linear", initial_scale=0.5))
     randomise_gates(model)
@@ -116,7 +119,7 @@ def test_harness_equals_simple_evaluate(stories, tmp_path):
 
 
 def test_what_does_not_fit_is_counted(base, tmp_path):
-    model, tokenizer = inference.load(base)
+    model, tokenizer = loading.load(base)
     items = tasks.items("arc_easy", base / "data")
     found = harness.evaluate(model, tokenizer, "arc_easy", tmp_path / "a.jsonl", data=base / "data")
     rows = journal.read(tmp_path / "a.jsonl")
@@ -163,7 +166,7 @@ def test_super_glue_and_natural_questions(base, tmp_path, task):
     # The same question with every label: whatever the model prefers is right once.
     labels = [{"label": label} for label in range(harness.LABELS.get(task, 0))] or [{}, {}]
     (tmp_path / f"{task}.jsonl").write_text("".join(json.dumps(SMALL[task] | label) + "\n" for label in labels))
-    model, tokenizer = inference.load(base)
+    model, tokenizer = loading.load(base)
     found = harness.evaluate(model, tokenizer, task, tmp_path / "out.jsonl", data=tmp_path)
     assert (found["n"], found["not_fitting"]) == (len(labels), 0)
     if task in harness.LABELS and task != "multirc":  # whose two rows are the answers of one question
@@ -209,15 +212,15 @@ TRUTHFUL = {"question": "Is it?", "mc2_targets": {"choices": ["Yes", "No"], "lab
 def test_rows_that_cannot_be_scored_are_refused(base, tmp_path, task, rows, message):
     name = tasks.source(task)
     (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    model, tokenizer = inference.load(base)
+    model, tokenizer = loading.load(base)
     with pytest.raises(ValueError, match=re.escape(message)):
         harness.evaluate(model, tokenizer, task, tmp_path / "out.jsonl", data=tmp_path)
 
 
 def test_an_answer_longer_than_the_model_is_refused(base, tmp_path, monkeypatch):
     (tmp_path / "nq_open.jsonl").write_text(json.dumps(NQ) + "\n")
-    model, tokenizer = inference.load(base)
-    monkeypatch.setattr(harness, "context_length", lambda model: 128)
+    model, tokenizer = loading.load(base)
+    monkeypatch.setattr(loading, "context_length", lambda model: 128)
     with pytest.raises(ValueError, match=r"nq_open needs a model of more than \d+ tokens; this has 128"):
         harness.evaluate(model, tokenizer, "nq_open", tmp_path / "out.jsonl", data=tmp_path)
 
@@ -228,13 +231,13 @@ def test_where_the_examples_of_hellaswag_come_from_is_told(base, tmp_path, train
     (tmp_path / "hellaswag.jsonl").write_text("".join(lines[: 2 if train else 11]))
     if train:
         (tmp_path / "hellaswag_train.jsonl").write_text("".join(lines[:train]))
-    model, tokenizer = inference.load(base)
+    model, tokenizer = loading.load(base)
     found = harness.evaluate(model, tokenizer, "hellaswag", tmp_path / "out.jsonl", data=tmp_path)
     assert (found["shots"], found["examples"]) == (10, source)
 
 
 def test_every_task_of_the_command_has_a_definition():
-    assert set(evaluate.TASKS["harness"]) == set(harness.DEFINITIONS)
+    assert set(settings.TASKS["harness"]) == set(harness.DEFINITIONS)
     assert {task: len(harness._definitions(task)) for task in harness.DEFINITIONS if task != "mmlu"} == dict.fromkeys(
         [task for task in harness.DEFINITIONS if task != "mmlu"], 1
     )

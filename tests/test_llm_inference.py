@@ -6,8 +6,10 @@ import torch
 from transformers import AutoTokenizer
 from transformers.generation import TopPLogitsWarper
 
-from llm import inference, journal, methods
-from llm.decoding import DECODINGS, Decoding, Nucleus, _text_behind, generate, token_ids
+from common import journal
+from llm.evaluation.decoding import Nucleus, _text_behind, generate, token_ids
+from llm.evaluation.settings import DECODINGS, Decoding
+from llm.methods import loading, registry
 from tests.llm_evaluation import byte_tokenizer
 from tests.llm_helpers import adapted, data, tiny
 
@@ -90,7 +92,7 @@ def test_greedy_answers_equal_a_literal_loop_and_stop_at_the_end_token():
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's own
 def test_virtual_tokens_of_peft_keep_their_distance_in_a_batch():
     tokenizer = byte_tokenizer()
-    model = methods.apply(tiny("llama", torch.float64, vocab_size=259), "prompt_tuning").eval()
+    model = registry.apply(tiny("llama", torch.float64, vocab_size=259), "prompt_tuning").eval()
     with torch.no_grad():
         for parameter in model.prompt_encoder.parameters():
             parameter.mul_(3.0)
@@ -134,12 +136,12 @@ def test_text_keeps_the_space_before_its_first_word():
 
 def test_fingerprint_changes_with_any_tensor():
     model = adapted(tiny("llama", torch.bfloat16))
-    before = inference.fingerprint(model)
-    assert before == inference.fingerprint(model)
+    before = loading.fingerprint(model)
+    assert before == loading.fingerprint(model)
     for parameter in model.parameters():
         with torch.no_grad():
             parameter.mul_(1.01)
-        after = inference.fingerprint(model)
+        after = loading.fingerprint(model)
         assert after != before
         before = after
 
@@ -150,13 +152,13 @@ def test_gate_activation_replaces_that_of_the_adapter():
     model = adapted(tiny(), gates=2.0)
     with torch.no_grad():
         assert not torch.allclose(model(ids).logits, raw(ids).logits)
-        inference.set_gate_activation(model, "identity")
+        loading.set_gate_activation(model, "identity")
         assert torch.equal(model(ids).logits, raw(ids).logits)
     with pytest.raises(ValueError, match="must be one of tanh, identity"):
-        inference.set_gate_activation(model, "relu")
+        loading.set_gate_activation(model, "relu")
     for other, reason in ((tiny(), "no adapter"), (adapted(tiny(), prompt="random_init"), "random_init prompts")):
         with pytest.raises(ValueError, match=reason):
-            inference.set_gate_activation(other, "identity")
+            loading.set_gate_activation(other, "identity")
 
 
 def test_journal(tmp_path):

@@ -7,11 +7,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from llm import adapter, convert, methods, tensors
-from llm.methods import COMBINED, METHODS, PEFT, PROMPTS, apply, counts, load, save
-from llm.tensors import trained
+from llm.methods import registry, tensors
+from llm.methods.names import COMBINED, METHODS, PEFT, PROMPTS
+from llm.methods.registry import apply, counts, load, save
+from llm.methods.tensors import trained
 from tests.llm_helpers import adapter_of, tiny, tokens
 from tests.test_llm_files import on_meta
+from zeroinit import convert
 
 FAMILY = {"bitfit": "qwen2"}  # LLaMA has no biases
 
@@ -136,7 +138,7 @@ def test_a_folder_gives_identical_logits_by_itself(method, dtype, tmp_path):
     logits = model(input_ids=ids).logits
     assert not torch.equal(logits, start)
     save(model, tmp_path / "new" / "folder")
-    assert methods.saved_method(tmp_path / "new" / "folder") == method
+    assert registry.saved_method(tmp_path / "new" / "folder") == method
     loaded = load(tiny(FAMILY.get(method, "llama"), dtype), tmp_path / "new" / "folder").eval()
     assert torch.equal(loaded(input_ids=ids).logits, logits)
     save(loaded, tmp_path / "again")  # a loaded model knows its method
@@ -154,7 +156,7 @@ def test_a_full_model_is_a_model_folder(tmp_path):
 def test_adapter_folders_without_a_method_are_loaded(tmp_path):
     model = prepared("nonlinear")
     randomise(model)
-    adapter.save(model, tmp_path / "plain")
+    model.save(model, tmp_path / "plain")
     convert.nonlinear_to_linear(tmp_path / "plain", tmp_path / "linear")
     for name in ("plain", "linear"):
         assert torch.equal(load(tiny(), tmp_path / name)(tokens()).logits, model(tokens()).logits)
@@ -202,14 +204,14 @@ def test_damaged_folders_and_other_bases(tmp_path):
     save(prepared("norms"), tmp_path / "norms")
     with pytest.raises(ValueError, match=r"input_layernorm.weight \(\(48,\), model: \(64,\)\), .* and 6 more"):
         load(tiny(hidden_size=64), tmp_path / "norms")
-    content = (tmp_path / "norms" / methods.TENSORS).read_bytes()
-    (tmp_path / "norms" / methods.TENSORS).write_bytes(content[:-10])
+    content = (tmp_path / "norms" / registry.TENSORS).read_bytes()
+    (tmp_path / "norms" / registry.TENSORS).write_bytes(content[:-10])
     with pytest.raises(ValueError, match="damaged or cut short"):
         load(tiny(), tmp_path / "norms")
-    (tmp_path / "norms" / methods.TENSORS).unlink()
+    (tmp_path / "norms" / registry.TENSORS).unlink()
     with pytest.raises(FileNotFoundError, match=r"tensors.safetensors is missing"):
         load(tiny(), tmp_path / "norms")
-    (tmp_path / "norms" / methods.MARKER).write_text(json.dumps({"method": "magic"}))
+    (tmp_path / "norms" / registry.MARKER).write_text(json.dumps({"method": "magic"}))
     with pytest.raises(ValueError, match=r"method.json must name a method: .* got 'magic'"):
         load(tiny(), tmp_path / "norms")
     save(prepared("lora"), tmp_path / "lora")
@@ -218,7 +220,7 @@ def test_damaged_folders_and_other_bases(tmp_path):
     (tmp_path / "lora" / "adapter_config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"adapter_config.json is missing"):
         load(tiny(), tmp_path / "lora")
-    with pytest.raises(ValueError, match=r"llm.methods.apply or load"):
+    with pytest.raises(ValueError, match=r"apply or load"):
         save(tiny(), tmp_path / "none")
 
 

@@ -8,9 +8,19 @@ import zipfile
 
 import pytest
 
-from llm import protocol, tasks
-from llm.protocol import CONTAINED, NEITHER, SEVERAL, SIMILAR, ceiling, most_similar, prompt, score, standard_error
-from llm.tasks import Item
+from llm.evaluation import protocol, tasks
+from llm.evaluation.protocol import (
+    CONTAINED,
+    NEITHER,
+    SEVERAL,
+    SIMILAR,
+    ceiling,
+    most_similar,
+    prompt,
+    score,
+    standard_error,
+)
+from llm.evaluation.tasks import Item
 from tests.llm_helpers import data
 
 COUNTS = {"arc_easy": 2376, "arc_challenge": 1172, "hellaswag": 1000, "mmlu": 14042, "truthfulqa": 817}

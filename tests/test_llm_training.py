@@ -11,10 +11,11 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 
-from llm.adapter import AdapterConfig, attach, detach, load, save
-from llm.modules import Adapter, BaseShape
-from llm.trainer import AdapterTrainer
-from tests.llm_helpers import adapted, adapter_of, randomise_gates, tiny, tokens
+from tests.llm_helpers import adapted, adapter_of, configuration, randomise_gates, tiny, tokens
+from zeroinit.adapter import Adapter, BaseShape
+from zeroinit.config import AdapterConfig
+from zeroinit.model import attach, detach, load, save
+from zeroinit.trainer import AdapterTrainer
 
 # PEFT calls this of transformers itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -54,7 +55,7 @@ def test_every_trainable_tensor_has_a_gradient_and_none_of_the_base(prompt, gate
 def test_gates_move_first_then_prompts(prompt):
     """At zero gate the prompts' gradient is exactly 0; weight decay would move them all the same, so none here."""
     model = tiny().train()
-    attach(model, AdapterConfig(prompt))
+    attach(model, configuration(prompt))
     evaluate(model)
     start = {name: p.detach().clone() for name, p in adapter_of(model).named_parameters()}
     optimizer = torch.optim.AdamW(adapter_of(model).parameters(), lr=0.1, weight_decay=0.0)
@@ -107,7 +108,7 @@ def test_at_the_published_scale_the_layer_embedding_hardly_trains():
 def test_initial_scale_of_prompts(prompt, options, scale, tolerance):
     torch.manual_seed(0)
     shape = BaseShape(hidden_size=4096, num_hidden_layers=6, num_attention_heads=4, head_dim=8)
-    adapter = Adapter(AdapterConfig(prompt, **options), shape)
+    adapter = Adapter(configuration(prompt, **options), shape)
     with torch.no_grad():
         prompts = torch.stack([adapter.prompts_of(layer) for layer in range(2, 6)])
     assert prompts.shape == (4, 10, 4096)
@@ -140,7 +141,7 @@ def test_half_precision_stays_finite_where_peft_does_not(dtype):
 
     for prompt in KINDS:
         model = tiny(dtype=dtype).train()
-        attach(model, AdapterConfig(prompt))
+        attach(model, configuration(prompt))
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
         assert {p.dtype for p in model.parameters() if not p.requires_grad} == {dtype}
         before = loss_of(model).item()
@@ -186,7 +187,7 @@ def arguments(folder, **changes) -> TrainingArguments:
 def fresh(prompt="nonlinear"):
     model = tiny()
     torch.manual_seed(1)
-    return attach(model, AdapterConfig(prompt, layers=2, initial_scale=1.0))
+    return attach(model, configuration(prompt, layers=2, initial_scale=1.0))
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")

@@ -11,19 +11,20 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
-import llm.curve
-import llm.tensors
-import llm.trainer
-from llm import methods
-from llm.adapter import owner
-from llm.batches import Batches
-from llm.data import Collator
-from llm.loss import response_loss
-from llm.tensors import trained
-from llm.trainer import ResponseTrainer, optimizer_groups
-from llm.training import Training, TrainingError, held_out_loss, last_checkpoint, train
+import llm.methods.tensors
+import llm.training.curve
+import llm.training.trainer
+from llm.data.batches import Batches, Collator
+from llm.methods import names, registry
+from llm.methods.tensors import trained
+from llm.training.errors import TrainingError
+from llm.training.loss import response_loss
+from llm.training.settings import Training
+from llm.training.train import held_out_loss, last_checkpoint, train
+from llm.training.trainer import ResponseTrainer, optimizer_groups
 from tests.llm_helpers import tiny
 from tests.llm_processes import killed, together
+from zeroinit.families import owner
 
 SETTINGS = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "length": 24, "evaluate_every": 4}
 
@@ -44,11 +45,11 @@ TRAIN, VALIDATION = examples(45), examples(10, seed=2)
 
 def prepared(method: str = "nonlinear", dtype: torch.dtype = torch.float32):
     if method == "lora with dropout":
-        return methods.apply(tiny(num_hidden_layers=3), "lora", {"lora_dropout": 0.2})
+        return registry.apply(tiny(num_hidden_layers=3), "lora", {"lora_dropout": 0.2})
     if method == "full":  # in float64, where rounding that Adam makes larger is far below any mistake
-        return methods.apply(tiny(dtype=torch.float64, num_hidden_layers=3), method)
-    options = {"layers": 2, "initial_scale": 1.0} if method in methods.PROMPTS else {}
-    return methods.apply(tiny(dtype=dtype, num_hidden_layers=3), method, options)
+        return registry.apply(tiny(dtype=torch.float64, num_hidden_layers=3), method)
+    options = {"layers": 2, "initial_scale": 1.0} if method in names.PROMPTS else {}
+    return registry.apply(tiny(dtype=dtype, num_hidden_layers=3), method, options)
 
 
 TOLERANCE = {"full": 1e-11, "nonlinear": 1e-5, "lora": 1e-4}
@@ -347,7 +348,7 @@ def test_killed_and_resumed_is_bit_for_bit_as_if_not(where, tmp_path):
 
 def test_a_finished_run_is_not_trained_on(tmp_path, monkeypatch):
     curve, weights = trained_by({"steps": 4}, folder=tmp_path)
-    monkeypatch.setattr(llm.trainer, "response_loss", None)
+    monkeypatch.setattr(llm.training.trainer, "response_loss", None)
     again, same = trained_by({"steps": 4}, folder=tmp_path, resume=True)
     assert again == curve
     assert farthest(weights, same) == 0
@@ -362,7 +363,7 @@ def test_without_resume_old_checkpoints_go(tmp_path):
         "trainer_state.json"
     }
     size = (tmp_path / "checkpoint-4" / "tensors.safetensors").stat().st_size
-    assert size < 4 * methods.counts(prepared())["trainable"] + 2000
+    assert size < 4 * registry.counts(prepared())["trainable"] + 2000
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
@@ -415,7 +416,7 @@ def test_memory_that_does_not_suffice_names_the_knobs(error, monkeypatch):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(llm.trainer, "response_loss", fail)
+    monkeypatch.setattr(llm.training.trainer, "response_loss", fail)
     with pytest.raises(
         TrainingError, match=r"micro_batch_size .* length, .*gradient_checkpointing .* precision"
     ) as info:
@@ -427,7 +428,7 @@ def test_other_errors_stay_what_they_are(monkeypatch):
     def fail(*args):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(llm.trainer, "response_loss", fail)
+    monkeypatch.setattr(llm.training.trainer, "response_loss", fail)
     with pytest.raises(RuntimeError, match=r"^something else$"):
         trained_by({})
 

@@ -7,13 +7,13 @@ import pytest
 
 from common.paths import NOTEBOOKS, RESULTS
 from figures.draw import DrawError, execute, main
-from llm.experiments import QUICK
+from llm.world.experiments import QUICK
 from tests.llm_studies import write_study
 from theory.studies import STUDIES
 
 RESULTS_OF_THEORY, RESULTS_OF_LLM = RESULTS / "theory", RESULTS / "llm"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-OF_LLM = [path for path in PATHS if "figures.llm" in path.read_text()]
+OF_LLM = [path for path in PATHS if "figures.llm_tables" in path.read_text()]
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 

@@ -1,0 +1,260 @@
+"""Methods: `apply` makes the tensors of one trainable, `save` and `load` go by the folder alone.
+
+`apply` prepares a model in place; PEFT's methods wrap it. `llm.methods.names` lists the methods. Whatever trains is
+float32 beside a half-precision base, except in full fine-tuning, where it is the base.
+"""
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+import zeroinit
+from common.memory import out_of_memory
+from common.records import write_atomic
+from llm.methods import tensors
+from llm.methods.names import COMBINED, METHODS, OWN, PEFT, PROMPTS
+from zeroinit.config import AdapterConfig
+from zeroinit.families import owner
+
+MARKER, TENSORS = "method.json", tensors.NAME
+
+
+def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = None, seed: int = 0) -> nn.Module:
+    """Make the tensors of a method, and nothing else, trainable.
+
+    Parameters
+    ----------
+    model : transformers model
+        Prepared in place; on the meta device too, for counts.
+    method : str
+        One of `llm.methods.names.METHODS`.
+    options : mapping, optional
+        Fields of `AdapterConfig` (but prompt and attention, which the method is), of PEFT's configuration, or of both
+        for a combination; None: the published choices.
+    seed : int
+        Of the initial values; torch's generator is left as it was.
+
+    Returns
+    -------
+    The model, or PEFT's wrapper of it.
+
+    Raises
+    ------
+    ValueError
+        If the method or an option is unknown, or the model has no tensor of this kind.
+    """
+    prompts, other = _configurations(method, dict(options or {}), seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if other is not None:
+            with _options_in_words(method, options):
+                model = _wrap(model, other)
+        if prompts is not None:
+            zeroinit.attach(model, prompts)
+    if method in OWN:
+        tensors.train_only(model, method)
+    return _remember(model, method)
+
+
+def save(model: nn.Module, folder: str | os.PathLike) -> None:
+    """Write what the model's method has trained, and a file that says which method it is.
+
+    A full model is written as a transformers folder, which can be given as a model by itself.
+
+    Raises
+    ------
+    ValueError
+        If no method was applied to the model.
+    """
+    method, folder = _method_of(model), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).unlink(missing_ok=True)
+    if method in COMBINED:
+        zeroinit.save(model, folder / "prompts")
+        _save_peft(model, folder / "peft")
+    elif method in PROMPTS:
+        zeroinit.save(model, folder)
+    elif method in PEFT:
+        _save_peft(model, folder)
+    elif method == "full":
+        owner(model).save_pretrained(folder)
+    else:
+        tensors.write(folder / TENSORS, tensors.trained(model))
+    write_atomic(folder / MARKER, json.dumps({"method": method, "version": 1}) + "\n")
+
+
+def load(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
+    """The model with what `save` wrote; folders of `zeroinit.save` and `zeroinit.convert` are loaded as well.
+
+    Prompts and single tensors go into `model` in place, PEFT's methods wrap it, and a full model replaces it, in the
+    precision and on the device of `model`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If a file is damaged, or was made for another base.
+    """
+    folder = Path(folder)
+    if not (folder / MARKER).is_file():
+        return zeroinit.load(model, folder)
+    method = saved_method(folder)
+    if method in COMBINED:
+        model = zeroinit.load(_load_peft(model, folder / "peft"), folder / "prompts")
+    elif method in PROMPTS:
+        zeroinit.load(model, folder)
+    elif method in PEFT:
+        model = _load_peft(model, folder)
+    elif method == "full":
+        model = _load_full(model, folder)
+    else:
+        apply(model, method)
+        tensors.restore(model, tensors.read(folder / TENSORS))
+    return _remember(model, method)
+
+
+def saved_method(folder: str | os.PathLike) -> str:
+    """The method of a folder that `save` wrote."""
+    try:
+        return _known(json.loads((Path(folder) / MARKER).read_text())["method"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{Path(folder) / MARKER} must name a method: {error}") from error
+
+
+def counts(model: nn.Module) -> dict[str, int]:
+    """Numbers of trainable parameters and of all of them, frozen base included."""
+    return {"trainable": zeroinit.trainable_parameters(model), "all": sum(p.numel() for p in model.parameters())}
+
+
+def _remember(model: nn.Module, method: str) -> nn.Module:
+    base: Any = owner(model)
+    base.trained_method = method
+    return model
+
+
+def _method_of(model: nn.Module) -> str:
+    method = getattr(owner(model), "trained_method", None)
+    if method is None:
+        raise ValueError("the model must have been prepared by apply or load of llm.methods.registry; call one of them")
+    return method
+
+
+def _known(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    return method
+
+
+def _configurations(method: str, options: dict[str, Any], seed: int) -> tuple[AdapterConfig | None, Any]:
+    """Configuration of the prompts, and that of PEFT, each None where the method has none."""
+    prompt = COMBINED.get(_known(method), method if method in PROMPTS else None)
+    prompts, peft_name = None, "lora" if method in COMBINED else method
+    names: list[str] = []
+    if prompt is not None:
+        own = [f.name for f in fields(AdapterConfig) if f.name not in ("prompt", "attention")]
+        prompts = AdapterConfig(**PROMPTS[prompt], **{name: options.pop(name) for name in own if name in options})
+        names += own
+    config_class, chosen = None, {}
+    if peft_name in PEFT:
+        import peft
+
+        class_name, chosen = copy.deepcopy(PEFT[peft_name])
+        config_class = getattr(peft, class_name)
+        names += [f.name for f in fields(config_class)]
+        chosen |= {"task_type": "CAUSAL_LM"} | ({"projection_prng_key": seed} if peft_name == "vera" else {})
+    if unknown := [name for name in options if name not in names]:
+        raise ValueError(
+            f"{method} has no option {unknown[0]!r}; it has {', '.join(names) if names else 'no options at all'}"
+        )
+    if config_class is None:
+        return prompts, None
+    with _options_in_words(method, options):
+        return prompts, config_class(**(chosen | options))
+
+
+@contextmanager
+def _options_in_words(method: str, options: Mapping[str, Any] | None) -> Iterator[None]:
+    """PEFT checks few of its options; what goes wrong with one of them is said in a line."""
+    try:
+        yield
+    except (TypeError, AttributeError, NotImplementedError, ArithmeticError, RuntimeError) as error:
+        # Each of them was seen to come from PEFT, for a wrong type, a wrong name, a zero or a negative number.
+        if not options or out_of_memory(error):
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise ValueError(f"{method} cannot be made with {given}: {error}") from error
+
+
+def _wrap(model: nn.Module, config: Any) -> nn.Module:
+    """PEFT's model of this configuration, trainable tensors in float32."""
+    found, wanted = {name.rpartition(".")[2] for name, _ in model.named_modules()}, _targets(config)
+    if missing := sorted(wanted - found):
+        raise ValueError(
+            f"{type(model).__name__} has no modules {', '.join(missing)}; name its own by the option target_modules "
+            "(a family with one fused projection has qkv_proj)"
+        )
+    with _peft() as peft:
+        return _in_float32(peft.get_peft_model(model, config))
+
+
+def _targets(config: Any) -> set[str]:
+    wanted = getattr(config, "target_modules", None)
+    return set() if wanted is None or isinstance(wanted, str) else {name.rpartition(".")[2] for name in wanted}
+
+
+@contextmanager
+def _peft() -> Iterator[Any]:
+    """The library, without its call of a name that transformers has given up."""
+    import peft
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        yield peft
+
+
+def _in_float32(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if ".default" in name:  # PEFT's name of the tensors that it added
+            parameter.data = parameter.data.float()
+    return model
+
+
+def _save_peft(model: Any, folder: Path) -> None:
+    model.save_pretrained(folder, save_embedding_layers=False)  # else PEFT asks the hub for the size of the base's
+
+
+def _load_peft(model: Any, folder: Path) -> nn.Module:
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{folder / 'adapter_config.json'} is missing")
+    if not any(folder.glob("adapter_model.*")):
+        raise FileNotFoundError(f"{folder / 'adapter_model.safetensors'} is missing")
+    try:
+        with _peft() as peft:
+            return _in_float32(peft.PeftModel.from_pretrained(model, folder))
+    except (RuntimeError, SafetensorError, LookupError, TypeError, ValueError) as error:  # of files, or shapes
+        if out_of_memory(error):
+            raise
+        raise ValueError(f"{folder} does not fit this model: {' '.join(str(error).split())}") from error
+
+
+def _load_full(model: nn.Module, folder: Path) -> nn.Module:
+    base: Any = owner(model)
+    options = {"dtype": base.dtype, "attn_implementation": base.config._attn_implementation}
+    try:
+        loaded = type(base).from_pretrained(folder, **options)
+    except (RuntimeError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        raise ValueError(f"{folder} must hold a whole model: {' '.join(str(error).split())}") from error
+    return loaded.to(base.device).train(model.training)

@@ -1,0 +1,89 @@
+"""What an adapter must know of its base (`BaseShape`), its parameters (`Adapter`), and the adapters of one model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zeroinit.config import AdapterConfig
+from zeroinit.families import attention_modules
+from zeroinit.prompts import LinearPrompts, NonlinearPrompts, SharedNonlinearPrompts
+
+
+@dataclass(frozen=True)
+class BaseShape:
+    """What an adapter must know of its base: it fits every model of this shape."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "BaseShape":
+        """Read off the attention modules of `model`, whose configuration may leave head_dim unsaid."""
+        modules = attention_modules(model)
+        config = modules[0][1].config
+        return cls(config.hidden_size, len(modules), config.num_attention_heads, modules[0][1].head_dim)
+
+
+class Adapter(nn.Module):
+    """Prompts and gates of the last K layers of a base.
+
+    Raises
+    ------
+    ValueError
+        If the configuration asks for more layers than the base has.
+    """
+
+    def __init__(self, config: AdapterConfig, shape: BaseShape):
+        super().__init__()
+        depth, hidden, length = shape.num_hidden_layers, shape.hidden_size, config.prompt_length
+        layers = config.adapted_layers(depth)
+        self.config, self.shape, self.layers, self.first = config, shape, layers, depth - layers
+        self.joint = config.joint
+        self.input_dependent = not self.joint and config.gate == "adapt"
+        network = {"activation": config.activation, "hidden_width": config.hidden_width, "scale": config.initial_scale}
+        if config.prompt == "nonlinear":
+            self.prompts = NonlinearPrompts(depth, layers, length, hidden, width=config.layer_width or 64, **network)
+        elif config.prompt == "nonlinear_shared":
+            self.prompts = SharedNonlinearPrompts(layers, length, hidden, width=config.layer_width or 256, **network)
+        else:
+            self.prompts = LinearPrompts(layers, length, hidden, config.initial_scale)
+        if not self.joint:
+            size = (shape.head_dim,) if self.input_dependent else ()
+            self.gate = nn.Parameter(torch.zeros(layers, shape.num_attention_heads, *size, dtype=torch.float32))
+
+    def prompts_of(self, layer: int) -> Tensor:
+        """Prompts of layer `layer` of the base, (L, hidden_size)."""
+        return self.prompts(layer - self.first)
+
+    def gate_of(self, layer: int) -> Tensor:
+        """tanh(g), or g itself if `gate_activation` says so, for the heads of layer `layer`: (heads,)."""
+        return self._activate(self.gate[layer - self.first])
+
+    def input_gate(self, layer: int, query: Tensor) -> Tensor:
+        """tanh(q_h' g_h), (batch, queries, heads), for queries (batch, queries, heads, head_dim) before rotation."""
+        gate = self.gate[layer - self.first].to(query.device)
+        return self._activate((query.to(gate.dtype) * gate).sum(-1))
+
+    def _activate(self, gate: Tensor) -> Tensor:
+        return torch.tanh(gate) if self.config.gate_activation == "tanh" else gate
+
+
+class Adapters(nn.ModuleDict):
+    """The adapters of one model by name, which of them is active, and what `detach` must put back.
+
+    `texts` counts forward passes that begin a text: no prompt keys and values are kept from one text to the next.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.active, self.enabled, self.texts = "", True, 0
+        self.hooks, self.configs, self.frozen = [], [], []
+
+    @property
+    def active_adapter(self) -> Adapter:
+        adapter: Any = self[self.active]  # a ModuleDict knows its values as modules only
+        return adapter
