@@ -15,19 +15,17 @@ is the fall of SSE, in units of the noise variance, that the linearised problem 
 under 1e-4. The paper leaves the algorithm open; everything here is our choice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
 
 import numpy as np
 
 from theory.coordinates import Layout
-from theory.descent import TOLERANCE, Box, LeastSquares, descend
+from theory.descent import TOLERANCE, descend
 from theory.model import MoERegression, Prompts, in_q
-from theory.reduction import Reduced, reduce
-
-CHUNK = 16_384
+from theory.problem import Box, LeastSquares
+from theory.reduction import Reduced, chunks, reduce
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,11 @@ class FitResult:
 
 def fit(
     model: MoERegression,
-    x: np.ndarray | Iterable,
-    y: np.ndarray | Iterable[np.ndarray] | None,
+    data: tuple[np.ndarray, np.ndarray] | Iterable[tuple[np.ndarray, np.ndarray]],
     start: Prompts | Sequence[Prompts],
     box: Box | None = None,
     truth: Prompts | None = None,
+    *,
     explore: bool = True,
     max_iterations: int = 300,
 ) -> FitResult:
@@ -82,9 +80,9 @@ def fit(
     Parameters
     ----------
     model : MoERegression
-    x, y : arrays (n, d) and (n, d'), or two iterables of such chunks
-        Or one iterable of pairs of chunks as x, such as `model.sample` gives, and None as y. Chunks are read once;
-        beyond the row features of `theory.reduction` nothing of them is kept.
+    data : pair (x, y) of arrays (n, d) and (n, d'), or an iterable of such pairs
+        An iterable gives chunks of rows, as `model.sample` does. Chunks are read once; beyond the row features of
+        `theory.reduction` nothing of them is kept.
     start : Prompts or sequence of Prompts
         L' prompts each; `theory.starts` makes them. L' may exceed the number of true prompts.
     box : Box, optional
@@ -102,15 +100,14 @@ def fit(
 
     Raises
     ------
+    TypeError
+        If data are not such pairs, or start, box or truth is of another class.
     ValueError
         If an array has the wrong shape or is not finite, or a start is not or lacks a parameter of this gate.
     """
-    if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
-        x, y = np.asarray(x), np.asarray(y)
-        model.check_data(x, y)
-        x, y = (np.array_split(a, max(1, len(x) // CHUNK)) for a in (x, y))
-    data = reduce(model, x if y is None else _pairs(x, y))
-    return fit_reduced(model, data, start, box, truth, explore, max_iterations)
+    return fit_reduced(
+        model, reduce(model, chunks(data)), start, box, truth, explore=explore, max_iterations=max_iterations
+    )
 
 
 def fit_reduced(
@@ -119,11 +116,18 @@ def fit_reduced(
     start: Prompts | Sequence[Prompts],
     box: Box | None = None,
     truth: Prompts | None = None,
+    *,
     explore: bool = True,
     max_iterations: int = 300,
 ) -> FitResult:
     """`fit` on data that are already reduced."""
-    starts, box = [start] if isinstance(start, Prompts) else list(start), box or Box()
+    if not isinstance(data, Reduced):
+        raise TypeError(f"data must be theory.reduction.Reduced, which reduce(model, chunks) makes; got {_class(data)}")
+    starts = [start] if isinstance(start, Prompts) else list(start) if isinstance(start, Sequence) else [start]
+    box = Box() if box is None else box
+    for name, value, kind in [*(("start", s, Prompts) for s in starts), ("box", box, Box), ("truth", truth, Prompts)]:
+        if not (isinstance(value, kind) or (name == "truth" and value is None)):
+            raise TypeError(f"{name} must be of class {kind.__name__}; got {_class(value)}")
     for prompts in starts:
         model.check_prompts(prompts)
         if not all(np.isfinite(v).all() for v in vars(prompts).values() if v is not None):
@@ -159,14 +163,8 @@ def fit_reduced(
     )
 
 
-def _pairs(x: Iterable, y: Iterable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of x and y side by side."""
-    for number, (a, b) in enumerate(zip_longest(x, y)):
-        if a is None or b is None:
-            more, fewer, chunk = ("y", "x", b) if a is None else ("x", "y", a)
-            shape = np.asarray(chunk).shape
-            raise ValueError(f"x and y must have as many chunks; {fewer} has {number}, then {more} has one {shape}")
-        yield a, b
+def _class(value) -> str:
+    return f"an object of class {type(value).__name__}"
 
 
 def _from_q(sigma, prompts: Prompts, box: Box) -> Prompts:

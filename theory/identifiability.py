@@ -2,9 +2,7 @@
 
 Near the truth, with J = d f / d theta over a fixed sample of X, a direction v is hidden if J v = 0. Far from it, other
 prompts may give the same f. Each reason has a name, a sentence, a cure, and a witness: other prompts with the same f.
-`theory.equivalents` builds them; this file asks which of them matter to a study.
-
-    python -m theory.identifiability        checks the cases of docs/identifiability.md, and writes their numbers
+`theory.equivalents` builds them; this file asks which of them matter to a study. `theory.cases` has named examples.
 """
 
 from collections.abc import Collection
@@ -198,9 +196,3 @@ def _remarks(model: MoERegression) -> list[str]:
     if model.gate == "zero_init_unshared":
         remarks.append("keys and values are known up to the gauges: losses are taken between canonical prompts")
     return remarks
-
-
-if __name__ == "__main__":
-    from theory.cases import main  # a user of this module
-
-    main()

@@ -19,7 +19,7 @@ that stay in cache, every loop over rows vectorised, and multiplies them by a sm
 registers: the Gram costs less than BLAS takes to multiply a Jacobian that is already there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numba
@@ -27,6 +27,8 @@ import numpy as np
 
 from theory.kernel import ROWS, accumulate
 from theory.model import MoERegression
+
+CHUNK = 16_384  # rows at a time of data given as arrays
 
 
 @dataclass
@@ -61,6 +63,32 @@ class Reduced:
                 left -= block[0].shape[1]
         n = min(rows, self.n)
         return Reduced(blocks, self.key_map, self.value_map, self.constant * n / self.n, n)
+
+
+def chunks(data) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of (x, y), from a pair of arrays or from an iterable of pairs of chunks.
+
+    Raises
+    ------
+    TypeError
+        If data are neither, such as an array alone.
+    ValueError
+        If x and y differ in length.
+    """
+    pairs = "a pair (x, y) of arrays or an iterable of such pairs of chunks"
+    if hasattr(data, "__array__") or isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
+        raise TypeError(f"data must be {pairs}; got one object of class {type(data).__name__}")
+    if isinstance(data, tuple | list) and len(data) == 2 and not any(isinstance(part, tuple) for part in data):
+        x, y = (np.asarray(part) for part in data)
+        if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+            raise ValueError(f"x and y must have the same number of rows; got x {x.shape} and y {y.shape}")
+        parts = max(1, len(x) // CHUNK)
+        yield from zip(np.array_split(x, parts), np.array_split(y, parts), strict=True)
+        return
+    for number, pair in enumerate(data):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"data must be {pairs}; chunk {number} is of class {type(pair).__name__}")
+        yield pair[0], pair[1]
 
 
 def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Reduced:

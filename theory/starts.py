@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from theory.descent import Box
 from theory.model import MoERegression, Prompts
+from theory.problem import Box
 
 
 def near(truth: Prompts, size: int, rng: np.random.Generator, jitter: float = 0.1) -> Prompts:
