@@ -96,7 +96,7 @@ def effects(measured: Measured) -> list[dict]:
                     "option": title,
                     "main study": usual,
                     "here": setting,
-                    "arm": LOOK[arm].label,
+                    "arm": LOOK[str(arm)].label,
                     "data": f"{fraction:.0%}",
                     "points": f"{value:+.1f}",
                     "95 % interval": f"{low:+.1f} to {high:+.1f}",

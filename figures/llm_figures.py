@@ -188,8 +188,8 @@ def loss_curves(measured: Measured) -> tuple[Figure, list[dict]]:
             for _, rows in curves.groupby("step")
         ]
         mine = pd.DataFrame(lines, columns=["epoch", "value", "low", "high"])
-        right.vlines(mine["epoch"], mine["low"], mine["high"], color=LOOK[arm].colour, linewidth=0.8)
-        right.plot(mine["epoch"], mine["value"], **LOOK[arm].points)
+        right.vlines(mine["epoch"], mine["low"], mine["high"], color=LOOK[str(arm)].colour, linewidth=0.8)
+        right.plot(mine["epoch"], mine["value"], **LOOK[str(arm)].points)
         numbers += [{"source": "small world", "arm": arm} | r for r in mine.to_dict("records")]
     left.set(title="published: LLaMA-7B, Alpaca", ylabel="mean training loss")
     right.set_title("small world, other scale")

@@ -54,8 +54,11 @@ class Measured:
 
     def errors(self, quantity: str) -> dict[int, np.ndarray]:
         """Errors of the replicates at each n that enters the slope."""
-        groups = self.rows[self.rows["n"] >= self.study.first_n].groupby("n")[quantity]
-        return {int(n): e.to_numpy(float) for n, e in groups if n in self.study.sizes and e.count() >= 2}
+        n = self.rows["n"]
+        every = {
+            m: self.rows.loc[n == m, quantity].to_numpy(float) for m in self.study.sizes if m >= self.study.first_n
+        }
+        return {m: e for m, e in every.items() if (~np.isnan(e)).sum() >= 2}
 
     def slope(self, quantity: str) -> Slope:
         """The slope, computed anew from the rows."""
@@ -120,7 +123,7 @@ def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured:
     if differ := [k for k in now if k not in ("about", "quick_sizes", "quick_replicates") and now[k] != former.get(k)]:
         raise ValueError(f"{folder} holds {name} with another {', '.join(differ)} than the code; run it again")
     rows = rows.sort_values(["n", "replicate"], ignore_index=True)  # the bootstrap is by position
-    return Measured(study, rows, rates.set_index("quantity").to_dict("index"))
+    return Measured(study, rows, {r["quantity"]: r for r in rates.to_dict("records")})
 
 
 def accounts(measured: Mapping[str, Measured]) -> list[dict]:

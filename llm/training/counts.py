@@ -6,6 +6,7 @@ To read the table imports no torch.
 """
 
 import json
+from typing import Any
 
 from common import tables
 from common.arguments import Parser
@@ -26,8 +27,9 @@ def count(size: str, method: str) -> dict[str, int]:
     from llm.methods import registry
 
     preset = PRESETS[f"llama-{size}-{method}"]
+    shape: dict[str, Any] = dict(preset.shape)
     with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**dict(preset.shape)))
+        model = LlamaForCausalLM(LlamaConfig(**shape))
         return registry.counts(registry.apply(model, method, preset.options))
 
 
