@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 
+from common.paths import ROOT
 from tests.llm_helpers import adapted, adapter_of, multimodal, tiny, tokens
 from zeroinit import gates
 from zeroinit.convert import from_peft, from_published, nonlinear_to_linear, to_peft, to_published
@@ -221,7 +222,7 @@ def test_table_of_gates(tmp_path):
         assert row["prompt_norm"] == pytest.approx((prompts**2).sum(1).sqrt().mean().item(), rel=1e-6)
     save(model, tmp_path)
     command = [sys.executable, "-m", "zeroinit.gates", str(tmp_path), "--out", str(tmp_path / "out")]
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     with open(tmp_path / "out" / "gates.csv") as stream:
         written = list(csv.DictReader(stream))
     assert [float(row["gate"]) for row in written] == [row["gate"] for row in rows]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import zeroinit
 from common import journal
 from common.paths import ROOT
 from llm import evaluate
@@ -100,7 +101,7 @@ def test_a_nonlinear_adapter_and_its_linear_export_score_identically(base, tmp_p
     torch.manual_seed(0)
     attach(model, AdapterConfig("nonlinear", initial_scale=1.0))
     randomise_gates(model, 1.5)
-    model.save(model, tmp_path / "nonlinear")
+    zeroinit.save(model, tmp_path / "nonlinear")
     nonlinear_to_linear(tmp_path / "nonlinear", tmp_path / "linear")
     records = {}
     for protocol_name, more in (("harness", ()), ("paper", ("--max-new-tokens", "8"))):
@@ -239,7 +240,7 @@ def test_errors_are_one_line(base, tmp_path, capsys, monkeypatch):
     )
     refused(capsys, ["--model", str(base), "--protocol", "paper", "--tasks", "boolq"], "the paper protocol has no task")
     refused(capsys, arguments(base, tmp_path, "--limit", "0"), "--limit must be at least 1; got 0")
-    refused(capsys, arguments(base, tmp_path, "--seed", "-1"), "--seed must not be negative")
+    refused(capsys, arguments(base, tmp_path, "--seed", "-1"), "--seed must be at least 0")
     refused(capsys, ["--tasks", "mmlu"], "required: --model")
     refused(capsys, ["--model", str(base), "--data", str(tmp_path), "--tasks", "mmlu"], "no data of mmlu in")
     refused(capsys, arguments(tmp_path / "absent", tmp_path), "the data must be a folder")
@@ -334,7 +335,7 @@ def test_damaged_adapters_are_one_line(base, tmp_path, capsys):
 
 def test_an_adapter_of_another_base_is_refused(base, tmp_path, capsys):
     model = adapted(tiny("llama", hidden_size=32))
-    model.save(model, tmp_path / "other")
+    zeroinit.save(model, tmp_path / "other")
     refused(
         capsys, arguments(base, tmp_path, "--adapter", str(tmp_path / "other")), "made for a base with hidden_size 32"
     )

@@ -220,7 +220,7 @@ def test_rows_that_cannot_be_scored_are_refused(base, tmp_path, task, rows, mess
 def test_an_answer_longer_than_the_model_is_refused(base, tmp_path, monkeypatch):
     (tmp_path / "nq_open.jsonl").write_text(json.dumps(NQ) + "\n")
     model, tokenizer = loading.load(base)
-    monkeypatch.setattr(loading, "context_length", lambda model: 128)
+    monkeypatch.setattr(harness, "context_length", lambda model: 128)
     with pytest.raises(ValueError, match=r"nq_open needs a model of more than \d+ tokens; this has 128"):
         harness.evaluate(model, tokenizer, "nq_open", tmp_path / "out.jsonl", data=tmp_path)
 

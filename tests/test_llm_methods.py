@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import zeroinit
 from llm.methods import registry, tensors
 from llm.methods.names import COMBINED, METHODS, PEFT, PROMPTS
 from llm.methods.registry import apply, counts, load, save
@@ -40,6 +41,7 @@ TABLE = {
     ("7B", "nonlinear"): 2_669_568,
     ("7B", "nonlinear_shared"): 360_448,
     ("7B", "random_init"): 1_228_800,
+    ("7B", "random_init_nonlinear"): 2_668_608,  # nonlinear without its 30 x 32 gates
     ("7B", "lora"): 4_194_304,
     ("7B", "vera"): 540_672,
     ("7B", "ia3"): 524_288,
@@ -52,6 +54,7 @@ TABLE = {
     ("13B", "nonlinear"): 3_336_240,
     ("13B", "nonlinear_shared"): 448_048,
     ("13B", "random_init"): 1_945_600,
+    ("13B", "random_init_nonlinear"): 3_334_720,
     ("13B", "lora"): 6_553_600,
     ("13B", "vera"): 40 * 4 * (5120 + 128),
     ("13B", "ia3"): 40 * 4 * 5120,
@@ -108,7 +111,9 @@ def test_the_start_is_the_base_except_where_prompts_join_the_text(method):
     base, ids = tiny(FAMILY.get(method, "llama")), tokens()
     expected = base(ids).logits
     logits = apply(base, method, options_of(method)).eval()(input_ids=ids).logits[:, -ids.shape[1] :]
-    assert torch.allclose(logits, expected, atol=1e-6) == (method not in ("random_init", "prompt_tuning"))
+    assert torch.allclose(logits, expected, atol=1e-6) == (
+        method not in ("random_init", "random_init_nonlinear", "prompt_tuning")
+    )
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("full", "bitfit", "norms")])
@@ -156,7 +161,7 @@ def test_a_full_model_is_a_model_folder(tmp_path):
 def test_adapter_folders_without_a_method_are_loaded(tmp_path):
     model = prepared("nonlinear")
     randomise(model)
-    model.save(model, tmp_path / "plain")
+    zeroinit.save(model, tmp_path / "plain")
     convert.nonlinear_to_linear(tmp_path / "plain", tmp_path / "linear")
     for name in ("plain", "linear"):
         assert torch.equal(load(tiny(), tmp_path / name)(tokens()).logits, model(tokens()).logits)

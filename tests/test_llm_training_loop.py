@@ -264,7 +264,7 @@ def trained_by_numbers(settings: dict, method: str):
         rows.append(len(batch["labels"]))
         return response_loss(model, batch)
 
-    llm.trainer.response_loss = counted
+    llm.training.trainer.response_loss = counted
     curve, weights = trained_by(settings, method)
     return curve, {name: tensor.tolist() for name, tensor in weights.items()}, sum(rows)
 
@@ -291,12 +291,12 @@ def test_sharded_training_agrees_and_resumes(method, tmp_path):
     found = together(2, sharded, method, tmp_path, False, **wrap)[0]
     losses = [row["train_loss"] for row in found]
     assert losses == pytest.approx([row["train_loss"] for row in curve], rel=1e-5)
-    last = tmp_path / "checkpoint-12" / llm.tensors.NAME
-    tensors = llm.tensors.read(last)
+    last = tmp_path / "checkpoint-12" / llm.methods.tensors.NAME
+    tensors = llm.methods.tensors.read(last)
     assert farthest(weights, tensors) < TOLERANCE[method]
-    last.with_name(llm.curve.CURVE_NAME).unlink()
+    last.with_name(llm.training.curve.CURVE_NAME).unlink()
     together(2, sharded, method, tmp_path, True, **wrap)
-    assert farthest(tensors, llm.tensors.read(last)) == 0
+    assert farthest(tensors, llm.methods.tensors.read(last)) == 0
 
 
 # --- checkpoints
@@ -320,15 +320,15 @@ def dying(where: str, folder: Path, settings: dict) -> None:
         return wrapped
 
     if where == "step":
-        llm.trainer.response_loss = at(9, llm.trainer.response_loss)  # in step 9
+        llm.training.trainer.response_loss = at(9, llm.training.trainer.response_loss)  # in step 9
     elif where == "tensors":
-        llm.tensors.save_file = at(3, llm.tensors.save_file)
+        llm.methods.tensors.save_file = at(3, llm.methods.tensors.save_file)
     elif where == "optimizer":
         ResponseTrainer._save_optimizer_and_scheduler = at(2, ResponseTrainer._save_optimizer_and_scheduler)
     elif where == "last file":
-        llm.curve.write_atomic = at(2, llm.curve.write_atomic)
+        llm.training.curve.write_atomic = at(2, llm.training.curve.write_atomic)
     elif where == "first checkpoint":
-        llm.curve.write_atomic = at(1, llm.curve.write_atomic)
+        llm.training.curve.write_atomic = at(1, llm.training.curve.write_atomic)
     trained_by(settings, "lora with dropout", folder, resume=True)
 
 

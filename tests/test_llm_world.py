@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common import paths
 from llm import pretrain
 from llm.data import alpaca
 from llm.world import folder, pretraining
@@ -147,7 +146,7 @@ def test_the_committed_base_knows_facts_in_its_own_formats():
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_pretraining_resumes_and_writes_a_base(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(pretraining, "SCRATCH", tmp_path / "scratch")
     monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 4)
     settings = Pretraining(hidden=16, layers=2, heads=2, steps=10, batch_size=4)
     pretraining.pretrain(SMALL, settings, tmp_path / "whole")
