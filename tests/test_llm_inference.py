@@ -11,10 +11,10 @@ from transformers import AutoTokenizer, GenerationConfig
 from transformers.generation import TopPLogitsWarper
 
 from common import journal
-from llm.evaluation.decoding import Nucleus, _text_behind, generate, token_ids
+from llm.evaluation.decoding import Nucleus, _text_behind, generate
 from llm.evaluation.settings import DECODINGS, Decoding
 from llm.methods import loading, registry
-from tests.llm_evaluation import byte_tokenizer
+from tests.llm_evaluation import byte_tokenizer, ids_of
 from tests.llm_helpers import adapted, data, tiny
 
 PUBLISHED = DECODINGS["published"]
@@ -66,7 +66,7 @@ def test_answers_do_not_depend_on_the_rest_of_the_batch(decoding, prompt):
     decoding = Decoding(decoding.temperature, decoding.top_p, max_new_tokens=12, seed=4)
     tokenizer = byte_tokenizer()
     model = adapted(tiny("llama", torch.float64, vocab_size=259), prompt=prompt)
-    prompts = [token_ids(tokenizer, text) for text in ("a", "what is this?", "no", "a longer question " * 3)]
+    prompts = [ids_of(tokenizer, text) for text in ("a", "what is this?", "no", "a longer question " * 3)]
     together = generate(model, tokenizer, prompts, decoding, keys=list("wxyz"))
     for n in (2, 0, 3, 1):
         assert generate(model, tokenizer, [prompts[n]], decoding, keys=["wxyz"[n]]) == [together[n]]
@@ -81,7 +81,7 @@ def test_greedy_answers_equal_a_literal_loop_and_stop_at_the_end_token():
         model.lm_head.weight[2] *= 2.5  # the end token, so that some answers have one
     ended = 0
     for text in ("hello", "what is it", "x", "some more", "last one"):
-        ids = token_ids(tokenizer, text)
+        ids = ids_of(tokenizer, text)
         start = len(ids)
         with torch.no_grad():
             while len(ids) < start + 20 and ids[-1] != 2:
@@ -100,7 +100,7 @@ def test_virtual_tokens_of_peft_keep_their_distance_in_a_batch():
     with torch.no_grad():
         for parameter in model.prompt_encoder.parameters():
             parameter.mul_(3.0)
-    prompts = [token_ids(tokenizer, text) for text in ("a", "what is this?", "why", "which of these " * 3)]
+    prompts = [ids_of(tokenizer, text) for text in ("a", "what is this?", "why", "which of these " * 3)]
     together = generate(model, tokenizer, prompts, Decoding(max_new_tokens=10))
     for start, answer in zip(prompts, together, strict=True):
         ids = list(start)
@@ -157,14 +157,14 @@ def generating():
 
 
 def by_protocol(model, tokenizer, decoding: Decoding) -> list:
-    prompts = [token_ids(tokenizer, text) for text in ("hello hello", "hi")]
+    prompts = [ids_of(tokenizer, text) for text in ("hello hello", "hi")]
     return generate(model, tokenizer, prompts, replace(decoding, max_new_tokens=8), ["a", "b"])
 
 
 def by_harness(model, tokenizer) -> list:
     from llm.evaluation.harness import _Resumed
 
-    ids = torch.tensor([token_ids(tokenizer, "hello hello")])
+    ids = torch.tensor([ids_of(tokenizer, "hello hello")])
     lm = _Resumed(model, tokenizer, 1, Path("absent"), "nq_open")
     return lm._model_generate(
         ids, ids.shape[1] + 8, ["\n"], attention_mask=torch.ones_like(ids), temperature=0.0
@@ -203,18 +203,18 @@ def test_ends_of_the_model_itself_end_an_answer(generating, undisturbed, monkeyp
 
 def test_answers_end_with_the_context_and_full_prompts_are_refused():
     tokenizer, model = byte_tokenizer(), tiny("llama", vocab_size=259, max_position_embeddings=20)
-    ends = [token_ids(tokenizer, text) for text in ("a" * 16, "b")]
+    ends = [ids_of(tokenizer, text) for text in ("a" * 16, "b")]
     near, _ = generate(model, tokenizer, ends, Decoding(max_new_tokens=9))
     assert near.cut
     assert generate(model, tokenizer, ends[:1], Decoding(max_new_tokens=3)) == [near]  # 17 tokens of 20 are taken
     with pytest.raises(ValueError, match="must leave room for an answer in the model's 20 tokens; got 20"):
-        generate(model, tokenizer, [token_ids(tokenizer, "a" * 19)])
+        generate(model, tokenizer, [ids_of(tokenizer, "a" * 19)])
 
 
 def test_text_keeps_the_space_before_its_first_word():
     tokenizer = AutoTokenizer.from_pretrained(data("stories260K", "config.json").parent)
-    start = token_ids(tokenizer, "### Response:")
-    whole = token_ids(tokenizer, "### Response: a dog")
+    start = ids_of(tokenizer, "### Response:")
+    whole = ids_of(tokenizer, "### Response: a dog")
     assert whole[: len(start)] == start
     assert _text_behind(tokenizer, start, whole[len(start) :]) == " a dog"
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from common.streams import stream
+from llm.data.tokens import check_ids, padding_id
 from llm.evaluation.settings import Decoding
-from llm.methods.loading import context_length, virtual_tokens
+from llm.methods.loading import context_length, virtual_tokens, vocabulary_size
 from zeroinit.families import owner
 
 
@@ -26,14 +27,6 @@ class Answer(NamedTuple):
 
     text: str
     cut: bool
-
-
-def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt: begin-of-sequence by the tokenizer's own rule, and no end."""
-    ids = list(tokenizer(text, verbose=False)["input_ids"])
-    while ids and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()
-    return ids
 
 
 @torch.no_grad()
@@ -62,7 +55,7 @@ def generate(
     Raises
     ------
     ValueError
-        If a prompt fills the context.
+        If a prompt fills the context, or has a token that the model has not.
     """
     decoding = decoding or Decoding()
     context, sizes = context_length(model), [len(ids) for ids in prompts]
@@ -81,7 +74,9 @@ def generate(
             f"a prompt must leave room for an answer in the model's {context} tokens; got {max(sizes)} tokens; "
             "shorten it"
         )
-    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    size = vocabulary_size(model)
+    check_ids(prompts, tokenizer, size)
+    padding = padding_id(tokenizer, size)
     ending = ends(model, tokenizer)
     settings = Settings(
         max_new_tokens=max(room), do_sample=False, pad_token_id=padding, eos_token_id=sorted(ending) or None

@@ -5,6 +5,7 @@ given to the built-in tasks in the columns that these read; responses are kept a
 resumes; and items that do not fit the model's context, whose prompts the harness cuts on the left, are counted.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -30,12 +31,13 @@ from tqdm import tqdm
 
 from common import journal
 from common.records import write_atomic
+from llm.data.tokens import check_ids, padding_id
 from llm.evaluation import tasks
 from llm.evaluation.columns import COLUMNS, OPTIONAL, Row
 from llm.evaluation.decoding import Settings, ends
 from llm.evaluation.protocol import mean, standard_error
 from llm.evaluation.published import file_names
-from llm.methods.loading import context_length
+from llm.methods.loading import context_length, vocabulary_size
 
 _BUILT_IN = Path(lm_eval.__file__).parent / "tasks"
 # Definitions inside lm_eval/tasks.
@@ -144,6 +146,10 @@ class _Resumed(_HFLM):
     """HFLM that keeps responses piece by piece, finds them again, and notes which requests do not fit."""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, path: Path, name: str):
+        self.vocabulary = vocabulary_size(model)
+        if (padding := padding_id(tokenizer, self.vocabulary)) != tokenizer.pad_token_id:
+            tokenizer = copy.deepcopy(tokenizer)  # the harness pads with whatever the tokenizer says, or adds a token
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=context_length(model))
         self.path, self.name = path, name
         self.known = {row["key"]: row["responses"] for row in journal.read(path)}
@@ -154,6 +160,7 @@ class _Resumed(_HFLM):
         return not any(self.unfit & {(context,), (context, str(what))} for context, what in arguments)
 
     def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None):
+        check_ids((context + continuation for _, context, continuation in requests), self.tokenizer, self.vocabulary)
         most = self.max_length
         for number, (texts, context, continuation) in enumerate(requests):
             if len(context) + len(continuation) > most + 1:
@@ -167,7 +174,9 @@ class _Resumed(_HFLM):
         for context, settings in (request.args for request in requests):
             if (room := settings.get("max_gen_toks", self.max_gen_toks)) >= self.max_length:
                 raise ValueError(f"{self.name} needs a model of more than {room} tokens; this has {self.max_length}")
-            if len(self.tok_encode(context)) > self.max_length - settings.get("max_gen_toks", self.max_gen_toks):
+            ids = self.tok_encode(context)
+            check_ids([ids], self.tokenizer, self.vocabulary)
+            if len(ids) > self.max_length - settings.get("max_gen_toks", self.max_gen_toks):
                 self.unfit.add((context,))
         compute = super().generate_until
         return self._in_pieces(requests, lambda piece: compute(piece, disable_tqdm=True), lambda request: request.args)

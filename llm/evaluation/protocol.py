@@ -19,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from common import journal
-from llm.evaluation.decoding import Answer, Decoding, generate, token_ids
+from llm.data.tokens import check_ids, token_ids
+from llm.evaluation.decoding import Answer, Decoding, generate
 from llm.evaluation.tasks import Item
-from llm.methods.loading import context_length
+from llm.methods.loading import context_length, vocabulary_size
 
 PROMPT = (
     "Below is an instruction that describes a task. "
@@ -151,7 +152,8 @@ def evaluate(
     decoding = decoding or Decoding()
     texts = [prompt(item, preface) for item in items]
     keys = [_key(item, text) for item, text in zip(items, texts, strict=True)]
-    prompts = [token_ids(tokenizer, text) for text in texts]
+    prompts = token_ids(tokenizer, texts)
+    check_ids(prompts, tokenizer, vocabulary_size(model))  # before the first answer
     fits = [_fits(model, tokenizer, ids, item) for ids, item in zip(prompts, items, strict=True)]
     done = {row["key"] for row in journal.read(path)}
     unfit = [n for n, fit in enumerate(fits) if not fit and keys[n] not in done]

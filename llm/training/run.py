@@ -30,8 +30,9 @@ def finetune(preset: Preset, share: float, out: Path, result: Path, fresh: bool 
     first, settings = int(os.environ.get("RANK", "0")) == 0, preset.training
     rows, validation = preset.split(share)
     model, tokenizer = _base(preset)
-    encoded = encode(rows, tokenizer, settings.length)
-    held_out = encode(validation, tokenizer, settings.length) if validation else None
+    vocabulary = loading.vocabulary_size(model)
+    encoded = encode(rows, tokenizer, settings.length, vocabulary)
+    held_out = encode(validation, tokenizer, settings.length, vocabulary) if validation else None
     configuration = preset.configuration(share) | {
         "weights": loading.fingerprint(model),
         "examples": hashlib.sha256(json.dumps(encoded.examples).encode()).hexdigest()[:16],
