@@ -22,7 +22,7 @@ test-all: .venv/installed  ## with the slow tests
 results: .venv/installed $(WORLDS)  ## every study in full; goes on where it was stopped
 	$(PY) theory/simulate.py --full
 	$(PY) theory/simulate.py --out results/quick
-	$(PY) -m theory.identifiability
+	$(PY) -m theory.cases
 	$(PY) llm/study.py --full
 	$(PY) figures/report.py
 

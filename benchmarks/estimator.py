@@ -30,10 +30,10 @@ from common.paths import RESULTS
 from common.records import provenance, write_atomic
 from common.streams import stream
 from theory.coordinates import Layout
-from theory.descent import Box, LeastSquares
 from theory.estimate import fit
 from theory.jacobian import jacobian
 from theory.model import MoERegression, Prompts
+from theory.problem import Box, LeastSquares
 from theory.reduction import reduce
 from theory.starts import near
 
@@ -103,7 +103,7 @@ def fits(extra: int, n: int, count: int, steps: int) -> list[dict]:
 
         def ours(explore=False, x=x, y=y, start=start):
             began = time.perf_counter()
-            result = fit(model, x, y, start, BOX, explore=explore)
+            result = fit(model, (x, y), start, BOX, explore=explore)
             return time.perf_counter() - began, result
 
         result = ours()[1]  # compiles, the first time
@@ -191,7 +191,7 @@ def _peak(n: int, queue) -> None:
     model, truth = problem(4, 4)
     rng = stream(0, "memory")
     began = time.perf_counter()
-    result = fit(model, model.sample(truth, 0.1, n, rng), None, near(truth, 3, stream(0, "start")), BOX, truth)
+    result = fit(model, model.sample(truth, 0.1, n, rng), near(truth, 3, stream(0, "start")), BOX, truth)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     queue.put((peak / 1e9, time.perf_counter() - began, result.status))
 

@@ -7,10 +7,10 @@ from scipy.optimize import least_squares
 
 from common.streams import stream
 from theory.coordinates import Layout
-from theory.descent import Box, LeastSquares
-from theory.estimate import FitResult, fit
+from theory.estimate import FitResult, fit, fit_reduced
 from theory.jacobian import jacobian
 from theory.model import GATES, Prompts
+from theory.problem import Box, LeastSquares
 from theory.reduction import reduce
 from theory.starts import anywhere, near
 from theory.voronoi import voronoi_loss
@@ -92,7 +92,7 @@ def against_scipy(gate, activation, extra, number):
     model, truth = random_problem(gate, activation, d=2, d_out=2, seed=1)
     x, y, rng = data(model, truth, 500, 0.1, gate, activation, extra, number)
     starts = [near(truth, 3 + extra, rng) for _ in range(3)] + anywhere(model, 3 + extra, BOX, rng, 5)
-    ours = fit(model, x, y, starts, BOX, truth)
+    ours = fit(model, (x, y), starts, BOX, truth)
     layout = Layout(model, 3 + extra)
     theirs = scipy_best(model, x, y, [ours.prompts, *starts[1:4]], BOX, layout)
     return (ours.sse - theirs) / 0.01
@@ -105,7 +105,7 @@ def test_scipy_finds_nothing_lower_nearby(gate, activation, extra):
     converged = 0
     for number in range(3):
         x, y, rng = data(model, truth, 500, 0.1, gate, activation, extra, number)
-        ours = fit(model, x, y, near(truth, 3 + extra, rng), BOX, truth)
+        ours = fit(model, (x, y), near(truth, 3 + extra, rng), BOX, truth)
         if ours.status != "converged":
             assert ours.decrement >= 1e-4  # the status says why there is no certificate
             continue
@@ -128,7 +128,7 @@ def test_noise_free_data_give_back_the_truth(gate, activation):
     """Exactly, up to what the gate cannot see: the function is compared, and prompts where they are identified."""
     model, truth = random_problem(gate, activation, seed=3, d_out=4)
     x, y, rng = data(model, truth, 400, 0.0, gate)
-    result = fit(model, x, y, near(truth, 3, rng, 0.02), BOX, truth)
+    result = fit(model, (x, y), near(truth, 3, rng, 0.02), BOX, truth)
     np.testing.assert_allclose(model(x, result.prompts), y, atol=1e-9)
     if gate != "zero_init_unshared":
         assert voronoi_loss(result.prompts, truth).total < 1e-7
@@ -138,7 +138,7 @@ def test_arrays_and_chunks_give_one_result():
     model, truth = random_problem(d_out=4)
     x, y, rng = data(model, truth, 2000, 0.1, "chunks")
     start = near(truth, 3, rng)
-    whole, chunks = fit(model, x, y, start, BOX), fit(model, np.split(x, 4), (c for c in np.split(y, 4)), start, BOX)
+    whole, chunks = (fit(model, d, start, BOX) for d in ((x, y), zip(np.split(x, 4), np.split(y, 4), strict=True)))
     assert whole.sse == pytest.approx(chunks.sse, rel=1e-12)
     np.testing.assert_allclose(whole.prompts.p, chunks.prompts.p, atol=1e-9)
 
@@ -147,7 +147,7 @@ def test_certificate_and_sums():
     """SSE is that of the model; the decrement is under the tolerance; at the truth SSE is no lower."""
     model, truth = random_problem(d_out=5, activation="tanh")
     x, y, rng = data(model, truth, 3000, 0.2, "certificate")
-    result = fit(model, x, y, near(truth, 3, rng), BOX, truth)
+    result = fit(model, (x, y), near(truth, 3, rng), BOX, truth)
     assert isinstance(result, FitResult)
     assert result.status == "converged"
     assert result.decrement < 1e-4
@@ -160,7 +160,7 @@ def test_certificate_and_sums():
 def test_global_start_finds_the_truth():
     model, truth = random_problem(d=2, d_out=2, seed=5)
     x, y, rng = data(model, truth, 1000, 0.1, "global")
-    result = fit(model, x, y, anywhere(model, 3, BOX, rng, 10), BOX, truth)
+    result = fit(model, (x, y), anywhere(model, 3, BOX, rng, 10), BOX, truth)
     assert result.status == "converged"
     assert result.sse < result.sse_at_truth
 
@@ -171,7 +171,7 @@ def test_box_is_kept_and_reported(gate):
     model, truth = random_problem(gate, seed=2)
     x, y, rng = data(model, truth, 500, 0.1, "box", gate)
     box = Box(prompt=0.6, bias=0.2, alpha=0.5)
-    result = fit(model, x, y, near(truth, 3, rng), box)
+    result = fit(model, (x, y), near(truth, 3, rng), box)
     prompts, b = result.prompts, result.prompts.b
     centre = 0 if model.joint else b.mean()
     assert np.abs(prompts.atoms).max() <= box.prompt + 1e-9
@@ -194,7 +194,7 @@ def test_two_biases_at_opposite_bounds_are_let_go():
     """Biases sum to 0: one at its bound moves at the cost of the free ones; the sign of its own slope says little."""
     model, truth = random_problem("zero_init", "identity", d=2, d_out=2, seed=1)
     x, y, rng = data(model, truth, 500, 0.1, "zero_init", "identity", 1, 2)
-    result = fit(model, x, y, near(truth, 4, rng), BOX, truth)
+    result = fit(model, (x, y), near(truth, 4, rng), BOX, truth)
     assert result.status == "converged"
     assert result.sse / 0.01 == pytest.approx(996.3794, abs=1e-3)  # where both stayed, 0.24 more
 
@@ -203,7 +203,7 @@ def test_above_truth_is_said():
     """Stopped after one pass far away, a fit says that it is no least-squares estimate."""
     model, truth = random_problem()
     x, y, rng = data(model, truth, 500, 0.1, "above")
-    result = fit(model, x, y, near(truth, 3, rng, 1.0), BOX, truth, explore=False, max_iterations=1)
+    result = fit(model, (x, y), near(truth, 3, rng, 1.0), BOX, truth, explore=False, max_iterations=1)
     assert result.status == "above_truth"
     assert result.sse > result.sse_at_truth
 
@@ -212,18 +212,34 @@ def test_what_it_refuses():
     model, truth = random_problem()
     x, y, _ = data(model, truth, 50, 0.1, "refuse")
     with pytest.raises(ValueError, match=r"x \(50, 3\) and y \(49, 3\)"):
-        fit(model, x, y[:-1], truth)
+        fit(model, (x, y[:-1]), truth)
     with pytest.raises(ValueError, match="y must be finite"):
-        fit(model, x, np.where(y > 1, np.nan, y), truth)
-    with pytest.raises(ValueError, match=r"y has 1, then x has one \(25, 3\)"):
-        fit(model, np.split(x, 2), [y[:25]], truth)
-    with pytest.raises(ValueError, match="start must be finite"):
-        fit(model, x, y, Prompts(truth.p, truth.b, np.nan))
+        fit(model, (x, np.where(y > 1, np.nan, y)), truth)
+    with pytest.raises(ValueError, match="alpha of start must be finite"):
+        fit(model, (x, y), Prompts(truth.p, truth.b, np.nan))
     with pytest.raises(ValueError, match="needs alpha"):
-        fit(model, x, y, Prompts(truth.p, truth.b))
+        fit(model, (x, y), Prompts(truth.p, truth.b))
     with pytest.raises(ValueError, match="same number of prompts"):
-        fit(model, x, y, [truth, truth.take(np.array([0, 1]))])
-    with pytest.raises(ValueError, match=r"Box\.bias must be positive"):
+        fit(model, (x, y), [truth, truth.take(np.array([0, 1]))])
+    for bare in (x, np.split(x, 5), [x, y, y], "xy", None, {"x": x, "y": y}, 3):
+        with pytest.raises(TypeError, match=r"data must be a pair \(x, y\)"):
+            fit(model, bare, truth)
+    for name, wrong in {"start": [truth.p], "box": [truth, truth], "truth": [truth, None, BOX]}.items():
+        with pytest.raises(TypeError, match=f"{name} must be of class"):
+            fit(model, (x, y), *wrong)
+    with pytest.raises(TypeError, match=r"data must be theory\.reduction\.Reduced"):
+        fit_reduced(model, (x, y), truth)
+    with pytest.raises(ValueError, match=r"Box\.bias must be above 0"):
         Box(bias=0)
     with pytest.raises(ValueError, match="at least the 3 true prompts"):
         near(truth, 2, np.random.default_rng(0))
+
+
+def test_names_of_the_package():
+    """What `from theory import` offers is what stands in the modules."""
+    import theory
+
+    assert [getattr(theory, name).__name__ for name in theory.__all__ if name != "STUDIES"] == theory.__all__[1:]
+    assert theory.fit is fit
+    with pytest.raises(AttributeError, match="no attribute 'fits'"):
+        _ = theory.fits

@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 
+from common.paths import ROOT
 from tests.llm_helpers import adapted, adapter_of, multimodal, tiny, tokens
 from zeroinit import gates
 from zeroinit.convert import from_peft, from_published, nonlinear_to_linear, to_peft, to_published

@@ -129,13 +129,13 @@ def test_best_rate_and_common_rate(tmp_path):
     curve = {("linear", 0.01): (0.5, 1.0), ("linear", 0.1): (0.7, 0.9), ("linear", 1.0): (0.7, 0.8)}
     other = {("lora", 0.01): (0.9, 0.1), ("lora", 0.1): (0.3, 1.0), ("lora", 1.0): (0.1, 2.0)}
     fake(table, curve | other)
-    assert rates.best(table, "linear") == (1.0, True)  # a tie of accuracies, decided by the loss
-    assert rates.best(table, "lora") == (0.01, True)
-    assert rates.best(table, "full") is None
-    assert rates.common_rate(table, ["linear", "lora"]) == 0.01
+    assert rates.best(table.rows.values(), "linear") == (1.0, True)  # a tie of accuracies, decided by the loss
+    assert rates.best(table.rows.values(), "lora") == (0.01, True)
+    assert rates.best(table.rows.values(), "full") is None
+    assert rates.common_rate(table.rows.values(), ["linear", "lora"]) == 0.01
     row = dict.fromkeys(COLUMNS, "") | {"arm": "linear", "learning_rate": 1.0, "seed": 102, "status": "diverged"}
     table.add(row | {"fraction": 0.3, "accuracy": "nan", "world": 0})
-    assert rates.best(table, "linear") == (0.1, False)
+    assert rates.best(table.rows.values(), "linear") == (0.1, False)
 
 
 def test_grid_is_widened_until_no_best_is_at_its_edge(worlds, tmp_path):
@@ -147,8 +147,8 @@ def test_grid_is_widened_until_no_best_is_at_its_edge(worlds, tmp_path):
     table = Table(tmp_path, "tuning")
     Faked().fill(table, tuning(experiment, experiment.exponents, "linear"), "")
     study._widen(experiment, table, Faked(), experiment.arms)
-    assert rates.best(table, "linear") == (rate(1.5), False)
-    assert max(rates._rates(table, "linear")) == rate(2.0)
+    assert rates.best(table.rows.values(), "linear") == (rate(1.5), False)
+    assert max(rates._rates(table.rows.values(), "linear")) == rate(2.0)
 
 
 def test_a_run_of_the_main_study_is_not_made_again(tmp_path):

@@ -6,10 +6,10 @@ from problems import random_problem
 from test_estimate import BOX, data
 
 from theory.coordinates import Layout
-from theory.descent import LeastSquares
 from theory.estimate import fit
 from theory.merging import double, merge, nearest, partings
 from theory.model import GATES, Prompts
+from theory.problem import LeastSquares
 from theory.reduction import reduce
 from theory.starts import near
 
@@ -53,9 +53,9 @@ def test_prompts_that_want_to_be_one():
     model, truth = random_problem("zero_init", "tanh", d=2, d_out=2, seed=1)
     x, y, rng = data(model, truth, 500, 0.1, "zero_init", "tanh", 1, 0)
     start = near(truth, 4, rng)
-    alone = fit(model, x, y, start, BOX, truth, explore=False, max_iterations=1000)
+    alone = fit(model, (x, y), start, BOX, truth, explore=False, max_iterations=1000)
     assert alone.status == "max_iterations"
-    both = fit(model, x, y, start, BOX, truth)
+    both = fit(model, (x, y), start, BOX, truth)
     assert both.status == "converged"
     assert both.iterations < alone.iterations
     assert both.sse < alone.sse
@@ -66,6 +66,6 @@ def test_needed_prompts_are_left_alone():
     model, truth = random_problem(d=2, d_out=2, seed=5, scale=1.5)
     x, y, rng = data(model, truth, 2000, 0.1, "needed")
     start = near(truth, 3, rng)
-    plain, explored = (fit(model, x, y, start, BOX, truth, explore=e) for e in (False, True))
+    plain, explored = (fit(model, (x, y), start, BOX, truth, explore=e) for e in (False, True))
     assert explored.sse == plain.sse
     assert explored.iterations <= plain.iterations + 6

@@ -6,9 +6,9 @@ import torch
 from problems import literal_residual, random_problem
 
 from theory.coordinates import Layout
-from theory.descent import LeastSquares
 from theory.kernel import _exp
 from theory.model import GATES
+from theory.problem import LeastSquares
 from theory.reduction import reduce
 
 

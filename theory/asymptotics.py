@@ -24,8 +24,8 @@ from scipy.stats import qmc
 
 from common.streams import stream
 from theory.coordinates import Layout
-from theory.descent import LeastSquares
 from theory.model import MoERegression, Prompts
+from theory.problem import LeastSquares
 from theory.reduction import reduce
 
 H = 1e-6  # terms of second order are this small, and so is rounding over it: 1e-16 / 1e-6 = 1e-10

@@ -2,7 +2,7 @@
 
 Frozen, so that the numbers in the text can be computed again:
 
-    python -m theory.identifiability        writes results/theory/identifiability.json and prints the tables
+    python -m theory.cases        writes results/theory/identifiability.json and prints the tables
 """
 
 import json
@@ -16,12 +16,12 @@ from common.records import provenance, write_atomic
 from common.streams import stream
 from theory.activations import MLP, Activation
 from theory.attention import head_to_model
-from theory.descent import Box
 from theory.equivalents import Finding, doubled
 from theory.estimate import fit_reduced
 from theory.identifiability import check
 from theory.jacobian import jacobian
 from theory.model import GATES, MoERegression, Prompts, in_q
+from theory.problem import Box
 from theory.reduction import reduce
 from theory.starts import near
 from theory.voronoi import voronoi_loss
@@ -239,3 +239,7 @@ def main() -> None:
     result = {"configuration": configuration, "provenance": provenance(), "cases": measure(), "choice": choice}
     write_atomic(FILE, json.dumps(result, indent=1) + "\n")
     print("\n\n".join(f"{group}\n\n{table}" for group, table in tables(result).items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,8 +12,7 @@ from scipy.optimize import brentq, root_scalar
 
 from theory.coordinates import Layout
 from theory.merging import double, merge, nearest, partings, probes
-from theory.model import MoERegression
-from theory.reduction import Reduced, evaluate
+from theory.problem import LeastSquares
 
 TOLERANCE = 1e-4  # decrement over the noise variance
 WARM = 32_000  # rows from which a descent starts on a sixteenth of them
@@ -22,70 +21,6 @@ EDGE = 1e-10
 SPARE = 100  # a prompt can be spared if SSE without it need not be higher by this many noise variances
 LEG = 48  # passes of a descent before the first look at fewer prompts
 TOUCHING = 1e-6  # prompts this near are one
-
-
-@dataclass(frozen=True)
-class Box:
-    """The compact parameter set Theta x Omega of equation (13).
-
-    Attributes
-    ----------
-    prompt : float
-        Bound on every |p| (and |p_value|) componentwise.
-    bias : float
-        Bound on |b - mean b|; for the joint gates, whose level of b is identified, on |b|.
-    alpha : float
-        Bound on |alpha|.
-    """
-
-    prompt: float = 4.0
-    bias: float = 3.0
-    alpha: float = 3.0
-
-    def __post_init__(self) -> None:
-        for name, bound in vars(self).items():
-            if not 0 < bound < np.inf:
-                raise ValueError(f"Box.{name} must be positive and finite; got {bound}")
-
-    def bounds(self, layout: Layout, sigma=None) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest parameter vector, (size,) each; of sigma(p) in place of p, for an increasing sigma."""
-        lower, upper = np.full(layout.size, -self.prompt), np.full(layout.size, self.prompt)
-        if sigma is not None:
-            lower, upper = sigma(lower), sigma(upper)
-        upper[layout.b] = self.bias
-        if not layout.joint:
-            upper[-1] = self.alpha
-        for place in (layout.b, [] if layout.joint else [-1]):
-            lower[place] = -upper[place]
-        return lower, upper
-
-
-class LeastSquares:
-    """SSE, gradient and Gram of one problem as functions of the parameter vector.
-
-    The chain rule from the coordinates of `theory.reduction` (keys, values, b, t) to (p, p_value, b, alpha).
-    """
-
-    def __init__(self, model: MoERegression, data: Reduced, layout: Layout):
-        self.model, self.data, self.layout = model, data, layout
-        self.freedom = max(data.n * model.d_out - layout.size, 1)
-
-    def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """SSE, and gradient and Gauss-Newton Gram of SSE / 2."""
-        prompts, layout, data = self.layout.unpack(theta), self.layout, self.data
-        key, value = self.model.keys_and_values(prompts)
-        t = 1.0 if prompts.alpha is None else np.tanh(prompts.alpha)
-        sse, gradient, gram = evaluate(data, key @ data.key_map.T, value @ data.value_map.T, prompts.b, t)
-        (k, r), L = (len(data.key_map), len(data.value_map)), layout.L
-        T = np.zeros((len(gradient), layout.size))
-        slopes = [self.model.activation.jacobian(theta[a]) for a in layout.atoms]
-        for j in range(L):
-            T[j * k : (j + 1) * k, layout.atoms[0][j]] += data.key_map @ slopes[0][j]
-            T[L * k + j * r : L * k + (j + 1) * r, layout.atoms[-1][j]] += data.value_map @ slopes[-1][j]
-        T[L * (k + r) : L * (k + r) + L, layout.b] = np.eye(L)
-        if prompts.alpha is not None:
-            T[-1, -1] = 1 - t * t
-        return sse, T.T @ gradient, T.T @ gram @ T
 
 
 @dataclass
@@ -237,14 +172,14 @@ def _step(layout, theta, gradient, gram, damping, held, low, high, lower, upper)
         slope, A = J.T @ gradient, J.T @ gram @ J
         scale = np.maximum(A.diagonal(), 1e-10 * A.diagonal().max())
         # The ridge settles directions that the model cannot see, such as a common shift of b.
-        A_damped = A + np.diag(damping * scale + 1e-14 * A.trace())
+        A_damped = A + np.diag(damping * scale + (1e-14 * A.trace() or 1.0))
         free_step = -np.linalg.solve(A_damped, slope)
         step = np.zeros(layout.size)
         step[~held] = free_step
         new = _moved(layout, theta, step, pairs, held)
         out = (new < lower) | (new > upper)
         outward = out & ~held & (low | high)
-        if not outward.any() or (outward | held)[layout.b].all():
+        if not outward.any() or (outward | held)[layout.b].all() or (outward | held).all():
             break
         held = held | outward
     share, cut = 1.0, out & ~low & ~high & paired
@@ -302,6 +237,8 @@ def _certificate(layout: Layout, held, gradient, gram, variance: float) -> tuple
     g' G^+ g is the squared length of the residual's projection on the column space of the Jacobian.
     """
     basis = _free_basis(layout, held, np.eye(layout.size))
+    if not basis.size:  # every coordinate is held at a bound
+        return basis, 0.0
     values, vectors = np.linalg.eigh(basis.T @ gram @ basis)
     seen = values > 1e-13 * values[-1]
     length = float(((vectors.T @ (basis.T @ gradient))[seen] ** 2 / values[seen]).sum())

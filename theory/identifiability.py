@@ -2,9 +2,7 @@
 
 Near the truth, with J = d f / d theta over a fixed sample of X, a direction v is hidden if J v = 0. Far from it, other
 prompts may give the same f. Each reason has a name, a sentence, a cure, and a witness: other prompts with the same f.
-`theory.equivalents` builds them; this file asks which of them matter to a study.
-
-    python -m theory.identifiability        checks the cases of docs/identifiability.md, and writes their numbers
+`theory.equivalents` builds them; this file asks which of them matter to a study. `theory.cases` has named examples.
 """
 
 from collections.abc import Collection
@@ -15,6 +13,7 @@ from scipy.linalg import null_space, orth
 from scipy.optimize import brentq
 
 from common.streams import stream
+from theory.arrays import count, number
 from theory.coordinates import Layout
 from theory.equivalents import TOLERANCE, Finding, equal_keys, families, with_more_prompts
 from theory.jacobian import jacobian
@@ -114,9 +113,10 @@ def check(model: MoERegression, truth: Prompts, over: int = 0, bound: float = 10
 
     Raises
     ------
-    ValueError
-        If the prompts do not fit the model.
+    TypeError, ValueError
+        If the prompts do not fit the model, `over` is not a whole number of at least 0, or `bound` not above 0.
     """
+    over, bound = count("over", over, 0), number("bound", bound, 0, strictly=True)
     model.check_prompts(truth)
     shown, q = in_q(model, truth)
     if q.alpha is not None:
@@ -198,9 +198,3 @@ def _remarks(model: MoERegression) -> list[str]:
     if model.gate == "zero_init_unshared":
         remarks.append("keys and values are known up to the gauges: losses are taken between canonical prompts")
     return remarks
-
-
-if __name__ == "__main__":
-    from theory.cases import main  # a user of this module
-
-    main()

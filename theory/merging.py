@@ -49,7 +49,7 @@ def partings(problem, prompts: Prompts, inside) -> list[np.ndarray]:
 
     Parameters
     ----------
-    problem : theory.descent.LeastSquares
+    problem : theory.problem.LeastSquares
         The problem with one prompt more than `prompts`.
     prompts : Prompts
         A stationary point of the problem with one prompt less.

@@ -19,14 +19,18 @@ that stay in cache, every loop over rows vectorised, and multiplies them by a sm
 registers: the Gram costs less than BLAS takes to multiply a Jacobian that is already there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 
+from theory.arrays import real
 from theory.kernel import ROWS, accumulate
 from theory.model import MoERegression
+
+LARGEST = 1e70  # its fourth power, which Gram and decrement may hold, is a number still
+CHUNK = 16_384  # rows at a time of data given as arrays
 
 
 @dataclass
@@ -63,13 +67,41 @@ class Reduced:
         return Reduced(blocks, self.key_map, self.value_map, self.constant * n / self.n, n)
 
 
+def chunks(data) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of (x, y), from a pair of arrays or from an iterable of pairs of chunks.
+
+    Raises
+    ------
+    TypeError
+        If data are neither, such as an array alone.
+    ValueError
+        If x and y differ in length.
+    """
+    pairs = "a pair (x, y) of arrays or an iterable of such pairs of chunks"
+    if hasattr(data, "__array__") or isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
+        raise TypeError(f"data must be {pairs}; got one object of class {type(data).__name__}")
+    if isinstance(data, tuple | list) and len(data) == 2 and not any(isinstance(part, tuple) for part in data):
+        x, y = (real(name, part) for name, part in zip("xy", data, strict=True))
+        if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+            raise ValueError(f"x and y must have the same number of rows; got x {x.shape} and y {y.shape}")
+        parts = max(1, len(x) // CHUNK)
+        yield from zip(np.array_split(x, parts), np.array_split(y, parts), strict=True)
+        return
+    for number, pair in enumerate(data):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"data must be {pairs}; chunk {number} is of class {type(pair).__name__}")
+        yield pair[0], pair[1]
+
+
 def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Reduced:
     """Stream chunks of (x, y) into their row features.
 
     Raises
     ------
+    TypeError
+        If an array is masked or holds anything but real numbers.
     ValueError
-        If an array has the wrong shape or is not finite, or there is no row.
+        If an array has the wrong shape, is not finite or so large that sums of squares overflow, or there is no row.
     """
     d, m = model.B.shape
     Q, R = np.linalg.qr(model.C)
@@ -78,8 +110,11 @@ def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
     value_map = np.vstack([R, np.zeros((1, m))]) if model.joint and outside else R
     blocks, constant, n = [], 0.0, 0
     for x, y in chunks:
-        x, y = np.asarray(x, float), np.asarray(y, float)
+        x, y = real("x", x), real("y", y)
         model.check_data(x, y)
+        for name, array in (("x", x), ("y", y)):
+            if array.size and np.abs(array).max() > LARGEST:
+                raise ValueError(f"{name} must stay under {LARGEST:g} in size; got {np.abs(array).max():.3g}")
         f0, level = model.pretrained(x)
         if not model.joint:  # new empty arrays: a view would keep all of f0 in memory
             f0, level, y = np.empty((len(x), 0)), np.empty(0), y - f0

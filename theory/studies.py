@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from common.streams import stream
-from theory.descent import Box
 from theory.identifiability import Report, require
 from theory.model import MoERegression, Prompts
+from theory.problem import Box
 
 SQUARE_ROOT = {"function_error", "voronoi", "gating_error", "weight_error", "exact_prompt_error"}
 THEOREM = dict.fromkeys(SQUARE_ROOT, -0.5) | {"over_prompt_error": -0.25}

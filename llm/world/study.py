@@ -47,11 +47,11 @@ def study(
     if "tuning" in wanted and tuned is None:
         runner.fill(table, [c for arm in arms for c in tuning(experiment, experiment.exponents, arm)], "tuning")
         _widen(experiment, table, runner, arms)
-    rates = {arm: found[0] for arm in arms if (found := best(table, arm))}
+    rates = {arm: found[0] for arm in arms if (found := best(table.rows.values(), arm))}
     if missing := [arm for arm in arms if arm not in rates]:
         command = "python llm/study.py --full --tables tuning"
         raise CommandError(f"{table.path} has no rows of {', '.join(missing)}; `{command}` makes them")
-    rates["common"] = common_rate(table, [arm for arm in arms if arm in PROMPT_ARMS])
+    rates["common"] = common_rate(table.rows.values(), [arm for arm in arms if arm in PROMPT_ARMS])
     say("learning rates: " + ", ".join(f"{arm} {r:g}" for arm, r in rates.items()))
     for name, cells in (("sample_efficiency", sample_efficiency(experiment)), ("ablations", ablations(experiment))):
         if name in wanted and cells:
@@ -117,7 +117,7 @@ def _widen(experiment: Experiment, table: Table, runner: Runner, arms: Sequence[
         for arm in arms:
             known = exponents[arm]
             # Rows beyond this grid may be there from a run that was stopped; they must not change the way.
-            top, edge = best(table, arm, map(rate, known)) or (0.0, False)
+            top, edge = best(table.rows.values(), arm, map(rate, known)) or (0.0, False)
             if not edge:
                 continue
             added = [max(known) + 0.5] if top == rate(max(known)) else [min(known) - 0.5]

@@ -1,15 +1,18 @@
 """The ablations drawn: one change at a time beside the main study."""
 
+from itertools import product
+
 import numpy as np
-from llm.claims import interval
-from llm.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from figures.arms import DASHED, LOOK, key, lines, not_run
-from figures.llm import Measured, band
+from figures.llm_figures import DASHED, LOOK, key, lines, not_run
+from figures.llm_tables import Measured, band
 from figures.style import GRAY, PAGE, figure
+from llm.world.claims import interval
+from llm.world.experiments import FULL, PROMPT_ARMS, PUBLISHED_RATE
 
 # All three arms, or their equals in size, in another way: ablation and its setting (None: all of them), and a title.
 WAYS = {
@@ -53,7 +56,7 @@ def worlds(measured: Measured) -> tuple[Figure, list[dict]]:
     drawn, axes = figure(PAGE, 4.4, 2, 1 + len(others), sharey=True)
     numbers = []
     for column, world in enumerate((0, *others)):
-        main = [r for r in measured.efficiency if r["arm"] in PROMPT_ARMS]
+        main = measured.efficiency[measured.efficiency["arm"].isin(PROMPT_ARMS)]
         own = main if world == 0 else measured.ablation("world", world=world)
         published = measured.ablation("published_rate", world=world)
         for row, rows, rates in ((0, own, "own best rates"), (1, published, "published rate")):
@@ -81,81 +84,74 @@ def _nothing(ax: Axes, title: str) -> list[dict]:
 
 def effects(measured: Measured) -> list[dict]:
     """Accuracy with an option changed minus that of the main study at the same seeds, in points, for `show`."""
-    found = []
-    main = {(r["arm"], r["seed"], r["fraction"]): r["accuracy"] for r in measured.efficiency}
+    pair, lines = ["arm", "seed", "fraction"], []
+    main = measured.efficiency[[*pair, "accuracy"]]
     for name, (title, usual) in (OPTIONS | {"equal_epochs": ("training", "400 steps")}).items():
-        changed: dict[tuple[str, str, float], list[float]] = {}
-        for r in sorted(measured.ablation(name), key=_order):
-            gap = r["accuracy"] - main.get((r["arm"], r["seed"], r["fraction"]), np.nan)
-            changed.setdefault((r["setting"], r["arm"], r["fraction"]), []).append(100 * gap)
-        for (setting, arm, fraction), gaps in changed.items():
-            value, low, high = interval(np.array(gaps))
-            found.append(
+        both = _in_order(measured.ablation(name)).merge(main, "left", pair, suffixes=("", "_main"))
+        both["gap"] = 100 * (both["accuracy"] - both["accuracy_main"])
+        for (setting, arm, fraction), gaps in both.groupby(["setting", "arm", "fraction"], sort=False)["gap"]:
+            value, low, high = interval(gaps.to_numpy(float))
+            lines.append(
                 {
                     "option": title,
                     "main study": usual,
                     "here": setting,
-                    "arm": LOOK[arm].label,
+                    "arm": LOOK[str(arm)].label,
                     "data": f"{fraction:.0%}",
                     "points": f"{value:+.1f}",
                     "95 % interval": f"{low:+.1f} to {high:+.1f}",
                     "seeds": len(gaps),
                 }
             )
-    return found
+    return lines
 
 
 def _options(ax: Axes, measured: Measured, name: str) -> list[dict]:
     """Settings in columns, the main study's first; small points are seeds."""
-    rows, (title, usual) = measured.ablation(name), OPTIONS[name]
-    if not rows:
+    rows, (title, usual) = _in_order(measured.ablation(name)), OPTIONS[name]
+    if rows.empty:
         return _nothing(ax, title)
-    fraction = rows[0]["fraction"]
-    arms = [arm for arm in PROMPT_ARMS if arm in {r["arm"] for r in rows}]
-    reference = [r | {"setting": usual} for r in measured.efficiency if r["fraction"] == fraction and r["arm"] in arms]
-    settings = [*dict.fromkeys(r["setting"] for r in sorted(rows, key=_order))]
-    found = []
-    for column, setting in enumerate((usual, *settings)):
-        for i, arm in enumerate(arms):
-            some = reference if column == 0 else rows
-            values = np.array([r["accuracy"] for r in some if (r["arm"], r["setting"]) == (arm, setting)])
-            x = column + 0.22 * (i - (len(arms) - 1) / 2)
-            value, low, high = interval(values)
-            ax.plot(np.full(len(values), x + 0.07), values, ".", color=GRAY, markersize=2)
-            ax.vlines(x, low, high, color=LOOK[arm].colour, linewidth=0.8)
-            ax.plot(x, value, linestyle="", **LOOK[arm].points)
-            found.append(
-                {"arm": arm, "setting": setting, "fraction": fraction, "value": value, "low": low, "high": high}
-            )
-            found[-1]["seeds"] = len(values)
+    fraction, main = rows["fraction"].iloc[0], measured.efficiency
+    arms = [arm for arm in PROMPT_ARMS if arm in set(rows["arm"])]
+    reference = main[(main["fraction"] == fraction) & main["arm"].isin(arms)].assign(setting=usual)
+    settings = [usual, *rows["setting"].unique()]
+    both, numbers = pd.concat([reference, rows]), []
+    for (column, setting), (i, arm) in product(enumerate(settings), enumerate(arms)):
+        values = both.loc[(both["setting"] == setting) & (both["arm"] == arm), "accuracy"].to_numpy()
+        x = column + 0.22 * (i - (len(arms) - 1) / 2)
+        value, low, high = interval(values)
+        ax.plot(np.full(len(values), x + 0.07), values, ".", color=GRAY, markersize=2)
+        ax.vlines(x, low, high, color=LOOK[arm].colour, linewidth=0.8)
+        ax.plot(x, value, linestyle="", **LOOK[arm].points)
+        line = {"arm": arm, "setting": setting, "fraction": fraction, "value": value, "low": low, "high": high}
+        numbers.append(line | {"seeds": len(values)})
     ax.axvline(0.5, color=GRAY, linewidth=0.7, linestyle=":")
-    ax.set(title=title, xlim=(-0.5, len(settings) + 0.5), ylim=(-0.03, 1.03))
-    ax.set_xticks(range(len(settings) + 1), [usual, *settings], rotation=25, ha="right", rotation_mode="anchor", size=7)
+    ax.set(title=title, xlim=(-0.5, len(settings) - 0.5), ylim=(-0.03, 1.03))
+    ax.set_xticks(range(len(settings)), settings, rotation=25, ha="right", rotation_mode="anchor", size=7)
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
-    return found
+    return numbers
 
 
-def _order(row: dict) -> tuple[float, str]:
-    try:
-        return float(row["setting"]), ""
-    except ValueError:
-        return float("inf"), row["setting"]
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Settings that are numbers first, by size; then words."""
+    number = pd.to_numeric(rows["setting"], errors="coerce")
+    return rows.assign(number=number).sort_values(["number", "setting"], kind="stable", na_position="last")
 
 
-def _against_data(ax: Axes, measured: Measured, rows: list[dict], title: str, main: bool = True) -> list[dict]:
+def _against_data(ax: Axes, measured: Measured, rows: pd.DataFrame, title: str, main: bool = True) -> list[dict]:
     """Arms against the data; thin dashed lines are the main study."""
-    if not rows:
+    if rows.empty:
         return _nothing(ax, title)
-    arms = [arm for arm in LOOK if arm in {r["arm"] for r in rows}]
-    there = {r["fraction"] for r in rows}
-    found = []
+    arms = [arm for arm in LOOK if arm in set(rows["arm"])]
+    numbers = []
     for arm in PROMPT_ARMS if main else ():
         if arm not in arms and f"{arm}_matched" not in arms:
             continue
-        points = [r for r in band(measured.efficiency, arm) if r["fraction"] in there]
+        points = band(measured.efficiency, arm)
+        points = points[points["fraction"].isin(rows["fraction"])]
         style = {"color": LOOK[arm].colour, "linewidth": 0.7, "linestyle": DASHED}
-        ax.plot([r["fraction"] for r in points], [r["value"] for r in points], **style)
-        found += [{"arm": arm, "setting": "main study"} | r for r in points]
-    found += [{"setting": title} | r for r in lines(ax, rows, arms)]
+        ax.plot(points["fraction"], points["value"], **style)
+        numbers += [{"arm": arm, "setting": "main study"} | r for r in points.to_dict("records")]
+    numbers += [{"setting": title} | r for r in lines(ax, rows, arms)]
     ax.set(title=title, ylim=(-0.03, 1.03))
-    return found
+    return numbers

@@ -3,21 +3,20 @@
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from llm.presets import LLAMA
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from figures.arms import LOOK
-from figures.llm import COMMANDS, COMMITTED, Measured, band
-from figures.published import ACCURACY, BENCHMARKS, COSTS, TEST_SIZES, Entry, averages
+from figures.frames import read
+from figures.llm_figures import LOOK
+from figures.llm_tables import COMMANDS, COMMITTED, Measured, band
+from figures.paper_numbers import ACCURACY, BENCHMARKS, COSTS, TEST_SIZES, Entry, averages
 from figures.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
-from llm import methods, tasks
+from llm.evaluation import tasks
+from llm.training.counts import COLUMNS, TABLE
 
 NAMES = {arm: mark.label for arm, mark in LOOK.items()}
 ACCURACIES = ("arc_easy", "arc_challenge", "mmlu", "hellaswag", "truthfulqa")  # tasks of `BENCHMARKS`
@@ -54,11 +53,17 @@ def accuracies(measured: Measured) -> list[dict]:
 def _small_world(measured: Measured, entry: Entry) -> str:
     if entry.size != "7B":
         return "as 7B"
-    last = [r for r in band(measured.efficiency, entry.method) if r["fraction"] == 1.0]
-    if not last:
+    whole = all_data(measured, entry)
+    if not whole:
         return f"not run: `{COMMANDS['sample_efficiency']}`"
-    value, low, high = (100 * last[0][k] for k in ("value", "low", "high"))
+    value, low, high = (100 * whole[k] for k in ("value", "low", "high"))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def all_data(measured: Measured, entry: Entry) -> dict:
+    """Accuracy of the entry's method on the small world with all of its data; empty where it was not run."""
+    points = band(measured.efficiency, entry.method)
+    return next(iter(points[points["fraction"] == 1.0].to_dict("records")), {})
 
 
 def _run(size: str, method: str) -> str:
@@ -90,11 +95,17 @@ def _record(path: Path) -> dict:
 
 
 def trainable(size: str, method: str) -> int:
-    """Parameters that a method trains on LLaMA of a size, counted without weights."""
-    shape: dict[str, Any] = dict(LLAMA[size.lower()])
-    with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**shape))
-        return methods.counts(methods.apply(model, method))["trainable"]
+    """Parameters that a method trains on LLaMA of a size, from results/llm/parameters.csv."""
+    counts = _counts()
+    if (size.lower(), method) not in counts:
+        raise LookupError(f"{TABLE} has no {method} on {size}; run `python -m llm.training.counts`")
+    return counts[size.lower(), method]
+
+
+@cache
+def _counts() -> dict[tuple[str, str], int]:
+    table = read(TABLE, COLUMNS, ("size", "method"))
+    return dict(zip(zip(table["size"], table["method"], strict=True), map(int, table["trainable"]), strict=True))
 
 
 def number(printed: str) -> float:
@@ -158,12 +169,13 @@ def accuracy_figure(measured: Measured) -> tuple[Figure, list[dict]]:
         for name, value in (*zip(BENCHMARKS, e.scores, strict=True), ("average", e.recomputed[1])):
             left.plot(value, y, linestyle="", zorder=3, **LOOK_OF[name].points)
             numbers.append(_cell(model, name, value / 100, "published"))
-        last = [r for r in band(measured.efficiency, e.method) if r["fraction"] == 1.0] if e.size == "7B" else []
-        for r in last:
-            right.hlines(y, r["low"], r["high"], color=VERMILION, linewidth=0.8)
-            right.plot(r["value"], y, "o", color=VERMILION)
-            numbers.append(_cell(model, "exact answers", r["value"], "small world", r))
-        if not last and e.size == "7B":
+        if e.size != "7B":
+            continue
+        if whole := all_data(measured, e):
+            right.hlines(y, whole["low"], whole["high"], color=VERMILION, linewidth=0.8)
+            right.plot(whole["value"], y, "o", color=VERMILION)
+            numbers.append(_cell(model, "exact answers", whole["value"], "small world", whole))
+        else:
             right.text(0.02, y, f"not run: {COMMANDS['sample_efficiency']}", va="center", color="0.45", size=5)
     for ax in (left, right):
         ax.axhline(7.5, color="0.45", linewidth=0.7)

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator, NullFormatter
+from numpy.typing import ArrayLike
 
-from figures.measured import Measured, found, steps
 from figures.style import BLACK, BLUE, COLUMN, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
+from figures.theory_tables import Measured, steps, verdicts
 from theory.rates import MARGIN
 from theory.studies import QUANTITIES
 
@@ -50,29 +52,26 @@ def curve(ax: Axes, measured: Measured, quantity: str, mark: Mark, constant: flo
     n, mean, low, high = measured.bands[quantity]
     rate = measured.rates[quantity]
     middle = np.log(n).mean(), np.log(mean).mean()
-    exponent = float(rate["slope"])
+    exponent, has_theorem = rate["slope"], not np.isnan(rate["theory"])
     fitted = np.exp(middle[1] + exponent * (np.log(n) - middle[0]))
     theory = np.full(len(n), np.nan)
     if constant is not None:
         theory = constant / np.sqrt(n)
-    elif rate["theory"]:
-        theory = np.exp(middle[1] + float(rate["theory"]) * (np.log(n) - middle[0]))
+    elif has_theorem:
+        theory = np.exp(middle[1] + rate["theory"] * (np.log(n) - middle[0]))
     ax.fill_between(n, low, high, color=mark.colour, alpha=0.25, linewidth=0)
     ax.plot(n, theory, color=mark.colour, linestyle=(0, (4, 2)), linewidth=0.7)
     ax.plot(n, fitted, color=mark.colour)
-    label = f"{exponent:.2f} [{float(rate['low']):.2f}, {float(rate['high']):.2f}]".replace("-", "\N{MINUS SIGN}")
-    if constant is None and rate["theory"]:
-        label += f" ({FRACTIONS[float(rate['theory'])]})"
+    label = f"{exponent:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]".replace("-", "\N{MINUS SIGN}")
+    if constant is None and has_theorem:
+        label += f" ({FRACTIONS[rate['theory']]})"
     ax.plot(n, mean, linestyle="", label=label, zorder=3, **mark.points)
     ax.set(xscale="log", yscale="log")
     ax.xaxis.set_minor_formatter(NullFormatter())
-    columns = {"n": n, "mean": mean, "low": low, "high": high, "fitted": fitted, "theory": theory}
-    name = measured.study.name
-    return [
-        {"study": name, "quantity": quantity, **dict(zip(columns, map(float, line), strict=True))}
-        | {"slope": exponent, "slope_low": float(rate["low"]), "slope_high": float(rate["high"])}
-        for line in zip(*columns.values(), strict=True)
-    ]
+    names = {"study": measured.study.name, "quantity": quantity}
+    line = {"slope": exponent, "slope_low": rate["low"], "slope_high": rate["high"]}
+    points = pd.DataFrame({"n": n, "mean": mean, "low": low, "high": high, "fitted": fitted, "theory": theory})
+    return [names | point | line for point in points.to_dict("records")]
 
 
 def legend_below(ax: Axes, room: float = 1.0) -> None:
@@ -125,10 +124,8 @@ def ratios(measured: Mapping[str, Measured], constants: Mapping[str, Mapping[str
             n, *band = m.bands[q]
             ratio, low, high = (values * np.sqrt(n) / constants[name][q] for values in band)
             _intervals(ax, n * 1.12 ** (i - 2), ratio, low, high, LOOK[q])
-            numbers += [
-                {"study": name, "quantity": q, "n": a, "constant": constants[name][q], "ratio": b, "low": c, "high": d}
-                for a, b, c, d in zip(*(map(float, v) for v in (n, ratio, low, high)), strict=True)
-            ]
+            points = pd.DataFrame({"n": n, "constant": constants[name][q], "ratio": ratio, "low": low, "high": high})
+            numbers += [{"study": name, "quantity": q} | point for point in points.to_dict("records")]
         ax.set(xscale="log", title=STUDY_LOOK[name].label.removeprefix("exact, "), xlabel="$n$")
         ax.xaxis.set_minor_formatter(NullFormatter())
     _blank(axes[len(measured) :])
@@ -158,15 +155,15 @@ def local(measured: Mapping[str, Measured], quantities: Sequence[str]) -> tuple[
     """Slopes between neighbouring n, with intervals, against n: where the curves are heading."""
     drawn, axes = figure(PAGE, 2.7, 1, len(measured), sharey=True)
     numbers = steps(measured, quantities)
+    table = pd.DataFrame(numbers)
     for ax, (name, m) in zip(axes, measured.items(), strict=True):
         for rate in (-0.25, -0.5):
             ax.axhline(rate, color=GRAY, linewidth=0.7, linestyle=(0, (4, 2)))
         ax.yaxis.set_major_locator(MultipleLocator(0.25))
         for i, q in enumerate(quantities):
-            mine = [r for r in numbers if (r["study"], r["quantity"]) == (name, q)]
-            n = np.sqrt([float(r["from"]) * r["to"] for r in mine]) * 1.15 ** (i - 1)
-            slope, low, high = (np.array([r[k] for r in mine]) for k in ("slope", "low", "high"))
-            _intervals(ax, n, slope, low, high, LOOK[q])
+            mine = table[(table["study"] == name) & (table["quantity"] == q)]
+            n = np.sqrt(mine["from"] * mine["to"]) * 1.15 ** (i - 1)
+            _intervals(ax, n, mine["slope"], mine["low"], mine["high"], LOOK[q])
         ax.set(xscale="log", title=STUDY_LOOK[name].label, xlabel="$n$", xlim=(m.study.sizes[0], m.study.sizes[-1]))
         ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("slope between neighbouring $n$")
@@ -196,21 +193,21 @@ def by_quantity(
 
 def slopes(measured: Mapping[str, Measured], marks: Mapping[str, Mark]) -> tuple[Figure, list[dict]]:
     """Slopes with intervals, quantity by quantity; the band is the theory value plus or minus the verdicts' margin."""
-    numbers = found(measured)
+    numbers = verdicts(measured)
+    table = pd.DataFrame(numbers)
     names = [q for q in QUANTITIES if any(q in m.rates for m in measured.values())]
     step = 0.8 / len(measured)
     drawn, (ax,) = figure(COLUMN, 0.9 + len(names) * (0.12 + 0.11 * len(measured)))
     for i, q in enumerate(names):
-        theory = next((r["theory"] for r in numbers if r["quantity"] == q and not np.isnan(r["theory"])), None)
-        if theory is not None:
+        mine = table[table["quantity"] == q]
+        for theory in mine["theory"].dropna().unique()[:1]:
             ax.fill_betweenx([i - 0.46, i + 0.46], theory - MARGIN, theory + MARGIN, color="0.88", linewidth=0)
             ax.plot([theory, theory], [i - 0.46, i + 0.46], color=GRAY, linewidth=0.7, linestyle=(0, (4, 2)))
         for j, name in enumerate(measured):
-            for r in numbers:
-                if (r["study"], r["quantity"]) == (name, q):
-                    y = i + (j + 0.5) * step - 0.4
-                    ax.plot([r["low"], r["high"]], [y, y], color=marks[name].colour)
-                    ax.plot(r["slope"], y, linestyle="", **marks[name].points)
+            y = i + (j + 0.5) * step - 0.4
+            for r in mine[mine["study"] == name].to_dict("records"):
+                ax.plot([r["low"], r["high"]], [y, y], color=marks[name].colour)
+                ax.plot(r["slope"], y, linestyle="", **marks[name].points)
     ax.set(yticks=range(len(names)), yticklabels=[LOOK[q].label.replace(", ", "\n", 1) for q in names])
     ax.set(ylim=(len(names) - 0.5, -0.5), xlabel="slope of log mean error on log $n$")
     ax.tick_params(axis="y", length=0)
@@ -218,7 +215,7 @@ def slopes(measured: Mapping[str, Measured], marks: Mapping[str, Mark]) -> tuple
     return drawn, numbers
 
 
-def _intervals(ax: Axes, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, mark: Mark) -> None:
+def _intervals(ax: Axes, x: ArrayLike, y: ArrayLike, low: ArrayLike, high: ArrayLike, mark: Mark) -> None:
     ax.vlines(x, low, high, color=mark.colour, linewidth=0.8)
     ax.plot(x, y, linestyle="", **mark.points)
 

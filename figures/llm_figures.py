@@ -3,16 +3,18 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from llm.claims import interval
-from llm.experiments import PROMPT_ARMS, PUBLISHED_RATE
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter
 
-from figures.llm import COMMANDS, MATCHED_PAIRS, Measured, band, best_rates, common_rate
-from figures.published import LOSS, published_gaps
+from figures.llm_tables import COMMANDS, MATCHED_PAIRS, Measured, band, best_rates
+from figures.paper_numbers import LOSS, published_gaps
 from figures.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
+from llm.world.claims import interval
+from llm.world.experiments import PROMPT_ARMS, PUBLISHED_RATE
+from llm.world.rates import common_rate
 
 LOOK = {
     "nonlinear": Mark("non-linear", VERMILION, "o"),
@@ -28,27 +30,28 @@ LOOK = {
     "nonlinear_matched": Mark("non-linear, matched", ORANGE, "o", True),
 }
 DASHED = (0, (4, 2))
+RATE_COLUMNS = ["arm", "learning_rate", "seed", "accuracy", "held_out_loss", "status"]
 
 
-def lines(ax: Axes, rows: list[dict], arms: Sequence[str], quantity: str = "accuracy") -> list[dict]:
+def lines(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], quantity: str = "accuracy") -> list[dict]:
     """A line for each arm against the fraction of the data, with intervals; the numbers of the picture."""
     numbers = []
     for i, arm in enumerate(arms):
         mine = band(rows, arm, quantity)
         _line(ax, mine, LOOK[arm], i - (len(arms) - 1) / 2)
-        numbers += [{"quantity": quantity, "arm": arm, "minus": ""} | r for r in mine]
+        numbers += [{"quantity": quantity, "arm": arm, "minus": ""} | r for r in mine.to_dict("records")]
     _axis_of_data(ax, numbers)
     return numbers
 
 
-def gaps(ax: Axes, rows: list[dict], pairs: Sequence[tuple[str, str]], marks: Sequence[Mark]) -> list[dict]:
+def gaps(ax: Axes, rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], marks: Sequence[Mark]) -> list[dict]:
     """Accuracy of a first arm minus that of a second, paired by seed, against the fraction."""
     ax.axhline(0, color=GRAY, linewidth=0.7)
     numbers = []
     for i, ((first, second), mark) in enumerate(zip(pairs, marks, strict=True)):
         mine = band(rows, first, minus=second)
         _line(ax, mine, mark, i - (len(pairs) - 1) / 2)
-        numbers += [{"quantity": "accuracy", "arm": first, "minus": second} | r for r in mine]
+        numbers += [{"quantity": "accuracy", "arm": first, "minus": second} | r for r in mine.to_dict("records")]
     _axis_of_data(ax, numbers)
     return numbers
 
@@ -97,22 +100,18 @@ def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
     """The prompt arms at their own best rates, at one rate, and with as many parameters; below, non-linear - linear."""
     drawn, axes = figure(PAGE, 5.0, 2, 4, sharey="row")
     matched = ("linear_matched", "nonlinear_matched")
-    both = [*measured.efficiency, *measured.ablation("matched")]
+    equal = measured.ablation("matched")
+    both = equal if equal.empty else pd.concat([measured.efficiency, equal])
     columns = [
         ("own best rates", measured.efficiency, PROMPT_ARMS, [("nonlinear", "linear")]),
         ("best common rate", measured.ablation("common_rate"), PROMPT_ARMS, [("nonlinear", "linear")]),
         ("published rate", measured.ablation("published_rate"), PROMPT_ARMS, [("nonlinear", "linear")]),
-        (
-            "equal parameters",
-            both if measured.ablation("matched") else [],
-            ("linear", "nonlinear", *matched),
-            MATCHED_PAIRS,
-        ),
+        ("equal parameters", both, ("linear", "nonlinear", *matched), MATCHED_PAIRS),
     ]
     numbers, marks = [], [LOOK["nonlinear"], LOOK["nonlinear_matched"]]
     for upper, lower, (title, rows, arms, pairs) in zip(axes[:4], axes[4:], columns, strict=True):
         upper.set(title=title, ylim=(-0.03, 1.03))
-        if not rows:
+        if rows.empty:
             for ax in (upper, lower):
                 not_run(ax, "ablations")
             continue
@@ -122,7 +121,7 @@ def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
         stars(axes[4], "nonlinear", "linear", size, colour, ",\n")
     _room_above(axes[4], 0.5)
     _published_key(axes[4])
-    if measured.ablation("matched"):
+    if not equal.empty:
         names = [f"{LOOK[a].label}\n\N{MINUS SIGN} {LOOK[b].label}" for a, b in MATCHED_PAIRS]
         handles = [Line2D([], [], label=n, **m.points) for n, m in zip(names, marks, strict=True)]
         axes[7].legend(handles=handles, loc="upper left", fontsize=7)
@@ -136,8 +135,8 @@ def fairness(measured: Measured) -> tuple[Figure, list[dict]]:
 
 def learning_rates(measured: Measured) -> tuple[Figure, list[dict]]:
     """Validation accuracy of every arm against the rate: stars the best, lines the common and the published rate."""
-    found = best_rates(measured.tuning)
-    best = {arm: found[arm] for arm in LOOK if arm in found}
+    rates = best_rates(measured.tuning)
+    best = {arm: rates[arm] for arm in LOOK if arm in rates}
     if not best:
         drawn, (ax,) = figure(PAGE, 1.5)
         not_run(ax, "tuning")
@@ -145,17 +144,16 @@ def learning_rates(measured: Measured) -> tuple[Figure, list[dict]]:
     rows = -(-len(best) // 4)
     drawn, axes = figure(PAGE, 0.3 + 1.7 * rows, rows, 4, sharex=True, sharey=True)
     numbers = []
-    shared = common_rate(measured.tuning) if set(PROMPT_ARMS) <= set(best) else None
+    shared = common_rate(measured.tuning.to_dict("records"), PROMPT_ARMS) if set(PROMPT_ARMS) <= set(best) else None
     for ax, arm in zip(axes, best, strict=False):
-        mine = [r for r in measured.tuning if r["arm"] == arm]
-        x = sorted({r["learning_rate"] for r in mine})
-        mean = [float(np.mean([r["accuracy"] for r in mine if r["learning_rate"] == rate])) for rate in x]
+        mine = measured.tuning[measured.tuning["arm"] == arm]
+        mean = mine.groupby("learning_rate")["accuracy"].mean()
         if shared is not None:
             ax.axvline(shared, color=GRAY, linewidth=0.7, linestyle=DASHED)
         if arm in PROMPT_ARMS:
             ax.axvline(PUBLISHED_RATE, color=GRAY, linewidth=0.7, linestyle=":", ymax=0.85)
-        ax.plot([r["learning_rate"] for r in mine], [r["accuracy"] for r in mine], ".", color=GRAY, markersize=3)
-        ax.plot(x, mean, **LOOK[arm].points)
+        ax.plot(mine["learning_rate"], mine["accuracy"], ".", color=GRAY, markersize=3)
+        ax.plot(mean, **LOOK[arm].points)
         top = float(best[arm]["best rate"])
         ax.plot(top, best[arm]["accuracy"], "*", color=LOOK[arm].colour, markersize=9, markeredgecolor="white")
         ax.text(0.03, 0.97, f"best {top:g}", transform=ax.transAxes, va="top")
@@ -164,11 +162,7 @@ def learning_rates(measured: Measured) -> tuple[Figure, list[dict]]:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
         ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
-        numbers += [
-            {"arm": arm, "learning_rate": r["learning_rate"], "seed": r["seed"], "accuracy": r["accuracy"]}
-            | {"held_out_loss": r["held_out_loss"], "status": r["status"], "best": r["learning_rate"] == top}
-            for r in mine
-        ]
+        numbers += mine[RATE_COLUMNS].assign(best=mine["learning_rate"] == top).to_dict("records")
     for ax in axes[len(best) :]:
         ax.set_axis_off()
     drawn.supxlabel("peak learning rate", size=8)
@@ -187,23 +181,21 @@ def loss_curves(measured: Measured) -> tuple[Figure, list[dict]]:
             {"source": "published", "arm": arm, "epoch": int(e), "value": x, "low": np.nan, "high": np.nan}
             for e, x in zip(epochs, loss, strict=True)
         ]
-    whole = [r for r in measured.curves if r["fraction"] == 1.0]
-    for arm in dict.fromkeys(r["arm"] for r in whole):
-        mine = [r for r in whole if r["arm"] == arm]
-        found = []
-        for step in sorted({r["step"] for r in mine}):
-            there = [r for r in mine if r["step"] == step]
-            value, low, high = interval(np.array([r["train_loss"] for r in there]))
-            found.append({"epoch": round(there[0]["epoch"]), "value": value, "low": low, "high": high})
-        x, y, low, high = (np.array([r[k] for r in found]) for k in ("epoch", "value", "low", "high"))
-        right.vlines(x, low, high, color=LOOK[arm].colour, linewidth=0.8)
-        right.plot(x, y, **LOOK[arm].points)
-        numbers += [{"source": "small world", "arm": arm} | r for r in found]
+    whole = measured.curves[measured.curves["fraction"] == 1.0]
+    for arm, curves in whole.groupby("arm", sort=False):
+        lines = [
+            (round(rows["epoch"].iloc[0]), *interval(rows["train_loss"].to_numpy()))
+            for _, rows in curves.groupby("step")
+        ]
+        mine = pd.DataFrame(lines, columns=["epoch", "value", "low", "high"])
+        right.vlines(mine["epoch"], mine["low"], mine["high"], color=LOOK[str(arm)].colour, linewidth=0.8)
+        right.plot(mine["epoch"], mine["value"], **LOOK[str(arm)].points)
+        numbers += [{"source": "small world", "arm": arm} | r for r in mine.to_dict("records")]
     left.set(title="published: LLaMA-7B, Alpaca", ylabel="mean training loss")
     right.set_title("small world, other scale")
-    if not whole:
+    if whole.empty:
         not_run(right, "ablations")
-    for ax in (left, right) if whole else (left,):
+    for ax in (left,) if whole.empty else (left, right):
         ax.set(xlabel="epoch", yscale="log", xticks=epochs)
         ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
@@ -225,13 +217,12 @@ def key(drawn: Figure, arms: Sequence[str], extra: Sequence[Line2D] = (), column
     drawn.legend(handles=[*handles, *extra], loc="outside lower center", ncols=columns)
 
 
-def _line(ax: Axes, points: list[dict], mark: Mark, place: float) -> None:
-    if not points:
+def _line(ax: Axes, points: pd.DataFrame, mark: Mark, place: float) -> None:
+    if points.empty:
         return
-    x, y, low, high = (np.array([r[k] for r in points]) for k in ("fraction", "value", "low", "high"))
-    x = x * 1.05**place  # side by side, or intervals hide one another
-    ax.vlines(x, low, high, color=mark.colour, linewidth=0.8)
-    ax.plot(x, y, zorder=3, **mark.points)
+    x = points["fraction"] * 1.05**place  # side by side, or intervals hide one another
+    ax.vlines(x, points["low"], points["high"], color=mark.colour, linewidth=0.8)
+    ax.plot(x, points["value"], zorder=3, **mark.points)
 
 
 def _axis_of_data(ax: Axes, numbers: Iterable[dict]) -> None:

@@ -1,4 +1,4 @@
-"""Tables of a study as they lie in the results folder: rows, slopes, what became of the fits."""
+"""Tables of the theory studies as they lie in the results folder: rows, slopes, outcomes of the fits."""
 
 import json
 import os
@@ -8,23 +8,34 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from common import tables
 from common.paths import RESULTS
 from common.streams import stream
+from figures.frames import read
 from theory.rates import MARGIN, Slope, bootstrap_means, local_slopes, slope_of
-from theory.replicate import COLUMNS
-from theory.simulate import RATES
 from theory.studies import STUDIES, Study
+from theory.tables import COLUMNS, RATES
+
+FREE = ("sizes", "replicates", "large_replicates", "first_n", "noise", "seed")  # what a user may set
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows of a study as it was run, with its slopes from rates.csv."""
+    """A study as it was run.
+
+    Attributes
+    ----------
+    study : Study
+    rows : DataFrame
+        One line a fit, sorted by n and replicate.
+    rates : dict
+        Quantity -> its line of rates.csv; `theory` is NaN where there is no theorem.
+    """
 
     study: Study
-    rows: list[dict[str, str]]
-    rates: dict[str, dict[str, str]]
+    rows: pd.DataFrame
+    rates: dict[str, dict]
 
     @property
     def full(self) -> bool:
@@ -33,18 +44,21 @@ class Measured:
 
     @property
     def missing(self) -> int:
-        """Fits of the configuration that have no row, or rows that it does not ask for."""
-        return len(set(self.study.tasks()) ^ {(int(r["n"]), int(r["replicate"])) for r in self.rows})
+        """Fits of the configuration that have no row, and rows that it does not ask for."""
+        return len(set(self.study.tasks()) ^ set(zip(self.rows["n"], self.rows["replicate"], strict=True)))
 
     @property
     def converged(self) -> float:
         """Share of fits with a certificate."""
-        return sum(r["status"] == "converged" for r in self.rows) / len(self.rows)
+        return float((self.rows["status"] == "converged").mean())
 
     def errors(self, quantity: str) -> dict[int, np.ndarray]:
         """Errors of the replicates at each n that enters the slope."""
-        every = {n: np.array([float(r[quantity]) for r in self.rows if int(r["n"]) == n]) for n in self.study.sizes}
-        return {n: e for n, e in every.items() if n >= self.study.first_n and (~np.isnan(e)).sum() >= 2}
+        n = self.rows["n"]
+        every = {
+            m: self.rows.loc[n == m, quantity].to_numpy(float) for m in self.study.sizes if m >= self.study.first_n
+        }
+        return {m: e for m, e in every.items() if (~np.isnan(e)).sum() >= 2}
 
     def slope(self, quantity: str) -> Slope:
         """The slope, computed anew from the rows."""
@@ -53,12 +67,12 @@ class Measured:
     @cached_property
     def bands(self) -> dict[str, tuple[np.ndarray, ...]]:
         """For each quantity n, mean error, and its 95 % percentile bootstrap interval: (K,) each."""
-        found = {}
+        bands = {}
         for quantity in self.rates:
             draws = self.means(quantity)
             sizes = np.array(list(self.errors(quantity)), float)
-            found[quantity] = sizes, draws[0], *np.percentile(draws[1:], [2.5, 97.5], axis=0)
-        return found
+            bands[quantity] = sizes, draws[0], *np.percentile(draws[1:], [2.5, 97.5], axis=0)
+        return bands
 
     def means(self, quantity: str) -> np.ndarray:
         """Mean errors under resampling, drawn once."""
@@ -84,58 +98,71 @@ def load(*names: str) -> dict[str, Measured]:
         If a study has not been run to its end there, or its rows are of another configuration than the code's.
     """
     folder = Path(os.environ.get("ZIA_RESULTS") or RESULTS / "theory")
-    return {name: _load(folder, name) for name in names}
+    rates = read_rates(folder)
+    return {name: _load(folder, name, rates[rates["study"] == name]) for name in names}
 
 
-def _load(folder: Path, name: str) -> Measured:
-    rows, rates = tables.read(folder / f"{name}.csv", COLUMNS), tables.read(folder / "rates.csv", RATES)
-    rates = {r["quantity"]: r for r in rates if r["study"] == name}
-    if not rows or not rates:
+def read_rows(folder: Path, study: str) -> pd.DataFrame:
+    """Fits of a study."""
+    return read(folder / f"{study}.csv", COLUMNS, ("study", "status", "cells"))
+
+
+def read_rates(folder: Path) -> pd.DataFrame:
+    """rates.csv."""
+    return read(folder / "rates.csv", RATES, ("study", "quantity", "verdict"))
+
+
+def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured:
+    rows = read_rows(folder, name)
+    if rows.empty or rates.empty:
         raise FileNotFoundError(f"{folder} has no finished study {name}; run `python theory/simulate.py {name}` first")
     former = json.loads((folder / f"{name}.json").read_text())["configuration"]
-    free = {k: former[k] for k in ("sizes", "replicates", "large_replicates", "first_n", "noise", "seed")}
+    free = {k: former[k] for k in FREE}
     study = replace(STUDIES[name], **free | {"sizes": tuple(free["sizes"])})
     now = json.loads(json.dumps(study.configuration()))
     if differ := [k for k in now if k not in ("about", "quick_sizes", "quick_replicates") and now[k] != former.get(k)]:
         raise ValueError(f"{folder} holds {name} with another {', '.join(differ)} than the code; run it again")
-    rows.sort(key=lambda r: (int(r["n"]), int(r["replicate"])))  # the bootstrap is by position
-    return Measured(study, rows, rates)
+    rows = rows.sort_values(["n", "replicate"], ignore_index=True)  # the bootstrap is by position
+    return Measured(study, rows, {r["quantity"]: r for r in rates.to_dict("records")})
 
 
 def accounts(measured: Mapping[str, Measured]) -> list[dict]:
-    """What became of the fits of each study, for `show`."""
-    return [
-        {
-            "study": name,
-            "gate": m.study.gate,
-            "sigma": m.study.activation,
-            "d, d'": f"{m.study.d}, {m.study.d_out}",
-            "L, L'": f"{m.study.L}, {m.study.fitted}",
-            "n": f"{m.study.sizes[0]} to {m.study.sizes[-1]}",
-            "fits": len(m.rows),
-            "missing": m.missing,
-            **{s: sum(r["status"] == s for r in m.rows) for s in ("converged", "above_truth")},
-            "other": sum(r["status"] not in ("converged", "above_truth") for r in m.rows),
-            "on the box": sum(int(r["at_bound"]) > 0 for r in m.rows),
-            "configuration": "full" if m.full else "quick or by hand",
-        }
-        for name, m in measured.items()
-    ]
+    """Outcomes of the fits of each study, for `show`."""
+    return [_account(m) for m in measured.values()]
 
 
-def found(measured: Mapping[str, Measured]) -> list[dict]:
-    """Slopes of each study with intervals and verdicts, numbers as numbers; theory is nan where there is no theorem."""
+def _account(m: Measured) -> dict:
+    s, status = m.study, m.rows["status"]
+    certified, above = (int((status == word).sum()) for word in ("converged", "above_truth"))
+    return {
+        "study": s.name,
+        "gate": s.gate,
+        "sigma": s.activation,
+        "d, d'": f"{s.d}, {s.d_out}",
+        "L, L'": f"{s.L}, {s.fitted}",
+        "n": f"{s.sizes[0]} to {s.sizes[-1]}",
+        "fits": len(status),
+        "missing": m.missing,
+        "converged": certified,
+        "above_truth": above,
+        "other": len(status) - certified - above,
+        "on the box": int((m.rows["at_bound"] > 0).sum()),
+        "configuration": "full" if m.full else "quick or by hand",
+    }
+
+
+def verdicts(measured: Mapping[str, Measured]) -> list[dict]:
+    """Slopes of each study with intervals and verdicts; theory is NaN where there is no theorem."""
+    columns = ("slope", "low", "high", "theory", "verdict")
     return [
-        {"study": name, "quantity": q}
-        | {k: float(r[k] or "nan") for k in ("slope", "low", "high", "theory")}
-        | {"verdict": r["verdict"]}
+        {"study": name, "quantity": q} | {k: r[k] for k in columns}
         for name, m in measured.items()
         for q, r in m.rates.items()
     ]
 
 
 def meets(rate: Mapping) -> bool:
-    """Whether an interval of `found` meets the theory value plus or minus the margin of the verdicts."""
+    """Whether an interval of `verdicts` meets the theory value plus or minus the margin of the verdicts."""
     return rate["low"] <= rate["theory"] + MARGIN and rate["high"] >= rate["theory"] - MARGIN
 
 
@@ -147,18 +174,3 @@ def steps(measured: Mapping[str, Measured], quantities: Iterable[str]) -> list[d
         for q in quantities
         for s in local_slopes(m.errors(q), m.stream(q))
     ]
-
-
-def show(rows: Iterable[Mapping]) -> str:
-    """A table in Markdown; floats with three decimals."""
-    rows = list(rows)
-    if not rows:
-        return "(none)"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_cell, r.values())) for r in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.3f}"
-    return str(value)
