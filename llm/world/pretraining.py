@@ -49,10 +49,13 @@ def examples(world: World, count: int) -> list[dict[str, list[int]]]:
     return found
 
 
-def pretrain(world: World, settings: Pretraining, folder: Path, fresh: bool = False) -> list[dict]:
+def pretrain(
+    world: World, settings: Pretraining, folder: Path, fresh: bool = False, other_rounding: bool = False
+) -> list[dict]:
     """Train and write the base to `folder`: Hugging Face model in bfloat16, tokenizer, instructions, world.json.
 
-    Checkpoints lie in results/scratch until the base is written. Returns the logged losses.
+    Checkpoints lie in results/scratch until the base is written; `llm.training.checkpoints` says which are gone on
+    from. Returns the logged losses.
     """
     # A base of other numbers must not go on from these checkpoints.
     scratch = SCRATCH / "pretrain" / _name(world, settings)
@@ -77,7 +80,8 @@ def pretrain(world: World, settings: Pretraining, folder: Path, fresh: bool = Fa
         report_to="none",
     )
     run = {"world": asdict(world), "pretraining": asdict(settings)}
-    checkpoint = checkpoints.resumable(scratch, settings.steps, run, checkpoints.rounding(arguments), checkpoints.say)
+    known = None if other_rounding else checkpoints.rounding(arguments)
+    checkpoint = checkpoints.resumable(scratch, settings.steps, run, known, checkpoints.say)
     checkpoints.remove(scratch, keep=checkpoint)
     trainer = Trainer(
         build(world, settings),
