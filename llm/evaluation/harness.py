@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from common import journal
 from common.records import write_atomic
+from common.sources import tell_hub
 from llm.data.tokens import check_ids, padding_id
 from llm.evaluation import tasks
 from llm.evaluation.columns import COLUMNS, OPTIONAL, Row
@@ -100,6 +101,8 @@ def evaluate(
         As `llm.evaluation.tasks.rows`.
     """
     responses = path.with_name(path.name + RESPONSES)
+    if data is None:
+        tell_hub(f"the data of {task}")
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         specs = _definitions(task) if data is None else _local_definitions(task, data, Path(folder))
         own = data is None or (Path(folder) / f"{task}_train.parquet").is_file()
