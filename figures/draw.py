@@ -16,7 +16,8 @@ from common.arguments import Parser
 from common.paths import FIGURES, NOTEBOOKS, RESULTS
 
 TIMEOUT = 600
-KERNEL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}  # kernels share the cores; no picture is shown
+# Of a kernel: one thread, since kernels share the cores; and nothing drawn twice, since nobody looks on.
+KERNEL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
 
 class DrawError(RuntimeError):
