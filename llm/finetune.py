@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="S", help="of the initial values, the subset and the order")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (results/scratch/llm/PRESET)")
     parser.add_argument("--result", type=Path, metavar="FILE", help="results/llm/NAME.json, NAME that of DIR")
+    parser.add_argument(
+        "--other-rounding", action="store_true", help="go on though this machine or micro-batch rounds otherwise"
+    )
     parser.add_argument("--fresh", action="store_true", help="start anew, removing this run from DIR")
     return parser
 
@@ -133,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         result = a.result or RESULTS / "llm" / f"{out.resolve().name}.json"
         with memory_in_words():
-            record = finetune(preset, a.fraction, out, result, a.fresh)
+            record = finetune(preset, a.fraction, out, result, a.fresh, a.other_rounding)
         if record:
             print(table(record["results"]["curve"]))
             print(f"{out}, {result}")
