@@ -16,7 +16,11 @@ from common.arguments import Parser
 from common.paths import FIGURES, NOTEBOOKS, RESULTS
 
 TIMEOUT = 600
-KERNEL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}  # kernels share the cores; no picture is shown
+KERNEL = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MPLBACKEND": "agg",
+}  # kernels share the cores; no picture is shown
 
 
 class DrawError(RuntimeError):
