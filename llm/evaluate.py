@@ -5,14 +5,14 @@ Two protocols:
 
   harness   lm-evaluation-harness: likelihood of the options, without examples; HellaSwag with ten. Also SuperGLUE and
             Natural Questions.
-  paper     generated answers, matched with the options as text (llm/protocol.py); HellaSwag as above. The oracle
-            ceiling is what the matching would give a model that always writes the right option.
+  paper     generated answers, matched with the options as text (llm/evaluation/protocol.py); HellaSwag as above. The
+            oracle ceiling is what the matching would give a model that always writes the right option.
 
-Data come from the Hugging Face hub, or from local files (--data), of which llm/tasks.py has the names; HellaSwag's ten
-examples then come from its training file, or, where there is none, from the other test items. Answers are kept
-as they come: a run that was stopped goes on where it was, with the same scores. Items whose prompts do not fit the
-model's context are counted; the harness scores them on what is left of the prompt, the paper protocol as wrong, and
-both also give the accuracy without them.
+Data come from the Hugging Face hub, or from local files (--data) as their authors publish them, of which
+llm/evaluation/published.py has the names; HellaSwag's ten examples then come from its training file, or, where there is
+none, from the other test items. Answers are kept as they come: a run that was stopped goes on where it was, with the
+same scores. Items whose prompts do not fit the model's context are counted; the harness scores them on what is left of
+the prompt, the paper protocol as wrong, and both also give the accuracy without them.
 """
 
 import sys

@@ -140,6 +140,12 @@ def virtual_tokens(model: nn.Module) -> int:
     return getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
 
 
+def vocabulary_size(model: nn.Module) -> int:
+    """Number of token ids that a model takes: rows of its embedding."""
+    embedding: Any = owner(model).get_input_embeddings()
+    return embedding.weight.shape[0]
+
+
 def fingerprint(model: nn.Module) -> str:
     """Sixteen hexadecimal digits that change with any training: of names, shapes, and a sample of every tensor."""
     digest = hashlib.sha256()

@@ -37,8 +37,9 @@ def finetune(
     first, settings = int(os.environ.get("RANK", "0")) == 0, preset.training
     rows, validation = preset.split(share)
     model, tokenizer = _base(preset)
-    encoded = encode(rows, tokenizer, settings.length)
-    held_out = encode(validation, tokenizer, settings.length) if validation else None
+    vocabulary = loading.vocabulary_size(model)
+    encoded = encode(rows, tokenizer, settings.length, vocabulary)
+    held_out = encode(validation, tokenizer, settings.length, vocabulary) if validation else None
     configuration = preset.configuration(share) | {
         "weights": loading.fingerprint(model),
         "examples": hashlib.sha256(json.dumps(encoded.examples).encode()).hexdigest()[:16],
