@@ -96,9 +96,7 @@ def read(
     text = read_text(path, "a table")
     seals.check(path)
     if "\r" in text:
-        raise TableError(
-            f"{path} must have lines that end in a line feed alone; a carriage return is in it. Restore it"
-        )
+        raise TableError(f"{path} must have lines that end in a line feed alone; it has a carriage return. Restore it")
     try:
         lines = list(csv.reader(io.StringIO(text), strict=True))
     except csv.Error as error:

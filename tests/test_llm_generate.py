@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import zeroinit.attention
+import zeroinit.calls
 from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, tiny, tokens
 from zeroinit.families import attention_modules
 from zeroinit.model import activate, attach, detach, disabled
@@ -89,7 +90,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
     activate(model, "default")
     past = model(ids[:, :5], use_cache=True).past_key_values
     past = model(ids[:, 5:6], past_key_values=past).past_key_values
-    assert all(module.zero_init.kept is not None for _, module in attention_modules(model)[2:])
+    assert len(zeroinit.calls._kept[past]) == 2  # layers
     parameters = list(adapter_of(model).parameters())
     if change == "optimizer":
         for parameter in parameters:
@@ -119,8 +120,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
         adapter_of(model).gate.mul_(2) if prompt != "random_init" else adapter_of(model).prompts.weight.mul_(2)
     again, last = copy.deepcopy(past), ids[:, 6:7]
     logits = model(last, past_key_values=past).logits
-    for _, module in attention_modules(model):
-        module.zero_init.kept = None
+    assert again not in zeroinit.calls._kept
     assert torch.equal(model(last, past_key_values=again).logits, logits)
 
 
@@ -135,8 +135,7 @@ def test_nothing_is_kept_from_one_text_to_the_next(prompt, cache):
 
     def logits(forget: bool = False) -> torch.Tensor:
         if forget:
-            for _, module in attention_modules(model):
-                module.zero_init.kept = None
+            zeroinit.calls._kept.clear()
         return torch.stack(generate(model, tokens(1, 1), **options).logits)
 
     before = logits()

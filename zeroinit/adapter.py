@@ -1,11 +1,11 @@
 """What an adapter must know of its base (`BaseShape`), its parameters (`Adapter`), and the adapters of one model."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zeroinit.calls import Switch
 from zeroinit.config import AdapterConfig
 from zeroinit.families import attention_modules
 from zeroinit.prompts import LinearPrompts, NonlinearPrompts, SharedNonlinearPrompts
@@ -72,18 +72,10 @@ class Adapter(nn.Module):
         return torch.tanh(gate) if self.config.gate_activation == "tanh" else gate
 
 
-class Adapters(nn.ModuleDict):
-    """The adapters of one model by name, which of them is active, and what `detach` must put back.
-
-    `texts` counts forward passes that begin a text: no prompt keys and values are kept from one text to the next.
-    """
+class Adapters(Switch):
+    """The adapters of one model by name, which of them is active where, and what `detach` must put back."""
 
     def __init__(self):
         super().__init__()
-        self.active, self.enabled, self.texts = "", True, 0
         self.hooks, self.configs, self.frozen = [], [], []
-
-    @property
-    def active_adapter(self) -> Adapter:
-        adapter: Any = self[self.active]  # a ModuleDict knows its values as modules only
-        return adapter
+        self.changes = 0  # grows with every activation: what was kept before is not used after
