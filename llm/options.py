@@ -11,15 +11,8 @@ MEMORY = "use a smaller --batch-size, or --precision bfloat16"
 
 def add_model_arguments(p: argparse.ArgumentParser) -> None:
     """Options that say which model; for every command that uses a trained one."""
-    p.add_argument(
-        "--model", required=True, type=given, metavar="PATH", help="folder in Hugging Face format, or hub id"
-    )
-    p.add_argument(
-        "--adapter",
-        type=given,
-        metavar="DIR",
-        help="folder (or hub id) with what was trained on it, by finetune.py or PEFT (none: the model as it is)",
-    )
+    p.add_argument("--model", type=given, required=True, metavar="PATH", help="a Hugging Face folder, or a hub id")
+    p.add_argument("--adapter", type=given, metavar="DIR", help="what was trained on it (none: the model as it is)")
     p.add_argument(
         "--gate-activation",
         choices=GATE_ACTIVATIONS,
