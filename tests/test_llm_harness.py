@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common import journal
-from llm.evaluation import harness, settings, tasks
+from llm.evaluation import definitions, harness, settings, tasks
 from llm.evaluation.columns import COLUMNS
 from llm.methods import loading
 from tests.llm_evaluation import save_items, save_model
@@ -99,7 +99,7 @@ def test_harness_equals_simple_evaluate(stories, tmp_path):
     (source / "hellaswag_val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = harness.evaluate(model, tokenizer, "hellaswag", tmp_path / "h.jsonl", data=source, limit=8)
     with harness._quiet():
-        specs = harness._local_definitions("hellaswag", source, tmp_path)
+        specs = definitions.local("hellaswag", source, tmp_path)
         expected = lm_eval.simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer),
             tasks=[str(spec) for spec in specs],
@@ -238,8 +238,6 @@ def test_where_the_examples_of_hellaswag_come_from_is_told(base, tmp_path, train
 
 
 def test_every_task_of_the_command_has_a_definition():
-    assert set(settings.TASKS["harness"]) == set(harness.DEFINITIONS)
-    assert {task: len(harness._definitions(task)) for task in harness.DEFINITIONS if task != "mmlu"} == dict.fromkeys(
-        [task for task in harness.DEFINITIONS if task != "mmlu"], 1
-    )
-    assert len(harness._definitions("mmlu")) == 57
+    assert set(settings.TASKS["harness"]) == set(definitions.DEFINITIONS)
+    counts = {task: len(definitions.built_in(task)) for task in definitions.DEFINITIONS}
+    assert counts == dict.fromkeys(counts, 1) | {"mmlu": 57}
