@@ -227,7 +227,7 @@ def corrupt(folder, how: str) -> None:
         ("truncated", ValueError, "damaged or cut short"),
         ("garbage", ValueError, "damaged or cut short"),
         ("empty", ValueError, "damaged or cut short"),
-        ("shape", ValueError, r"gate must be \(2, 4\), is \(2, 3\)"),
+        ("shape", ValueError, r"gate must be float32 \(2, 4\), is float32 \(2, 3\)"),
         ("extra", ValueError, "other must be absent"),
         ("last byte", ValueError, "damaged or cut short"),
         ("nan", ValueError, "finite"),
