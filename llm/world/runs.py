@@ -102,13 +102,14 @@ class Runner:
 
     def __init__(self, experiment: Experiment, folder: Path, worlds: Path, count: int, device: str):
         self.experiment, self.folder, self.worlds, self.device = experiment, folder, str(worlds), device
-        self.pool = workers.pool(count)
+        self.workers = workers.pool(count)
 
     def __enter__(self) -> "Runner":
+        self.pool = self.workers.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.pool.shutdown(wait=error[0] is None, cancel_futures=True)
+    def __exit__(self, *error: Any) -> None:
+        self.workers.__exit__(*error)
 
     def fill(self, table: Table, cells: Sequence[Cell], name: str) -> None:
         """Run the cells that the table has no row of."""
