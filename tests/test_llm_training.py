@@ -304,6 +304,7 @@ def test_a_copy_is_independent(how, gate):
 @pytest.mark.parametrize(("prompt", "gate"), [("linear", "head"), ("nonlinear", "adapt"), ("random_init", "head")])
 def test_compiled_model_agrees(prompt, gate, backend):
     """The whole model is one graph, forward and backward."""
+    torch._dynamo.reset()
     model = adapted(tiny(), prompt=prompt, gate=gate)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     logits = compiled(tokens()).logits
