@@ -1,4 +1,4 @@
-# make reproduce | test | results | figures | bench | test-all | check | clean
+# make reproduce | test | results | figures | bench | test-all | test-oldest | check | clean
 # Every target first creates .venv and installs requirements.txt, unless that was done already.
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -6,7 +6,7 @@ PARALLEL := -n logical --maxprocesses 4
 
 WORLDS := $(patsubst %,results/llm/worlds/%/world.json,0 1 2)
 
-.PHONY: reproduce test test-all results figures bench check clean
+.PHONY: reproduce test test-all test-oldest results figures bench check clean
 
 reproduce: .venv/installed  ## quick twin of every study, notebooks and figures from its rows, one table
 	$(PY) theory/simulate.py
@@ -18,6 +18,13 @@ test: .venv/installed  ## the test suite
 
 test-all: .venv/installed  ## with the slow tests
 	$(PY) -m pytest $(PARALLEL) -m "slow or not slow"
+
+# The tests of the installable library, which need no other room than the theory's model.
+LIBRARY := $(patsubst %,tests/test_%.py,package llm_attention llm_convert llm_damage llm_families llm_files llm_generate \
+  llm_threads llm_training)
+
+test-oldest: .venv-oldest/installed  ## the library's tests with the oldest versions that it allows
+	.venv-oldest/bin/python -m pytest $(PARALLEL) $(LIBRARY)
 
 results: .venv/installed $(WORLDS)  ## every study in full; goes on where it was stopped
 	$(PY) theory/simulate.py --full
@@ -41,6 +48,11 @@ check: .venv/installed  ## style and types
 results/llm/worlds/%/world.json: | .venv/installed  # the pre-trained base of a small world
 	$(PY) llm/pretrain.py --seed $*
 
+.venv-oldest/installed: requirements-oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-oldest.txt
+	touch $@
+
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
@@ -49,5 +61,5 @@ results/llm/worlds/%/world.json: | .venv/installed  # the pre-trained base of a 
 	touch $@
 
 clean:
-	rm -rf .venv results/scratch figures/out/quick .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest results/scratch figures/out/quick .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -144,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         heat_map(rows, out / "gates.png", "prompt_norm" if rows[0]["effective_gate"] is None else "effective_gate")
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    except ImportError:
+        parser.error("gates.png needs matplotlib; gates.csv is written; pip install matplotlib")
     print(f"{len(rows)} heads: {out / 'gates.csv'}, {out / 'gates.png'}")
     return 0
 
