@@ -186,7 +186,6 @@ def test_a_quantised_base_names_the_package_that_it_needs(folder, capsys, quanti
         ({"attn_implementation": "owner/kernel"}, "brings code of its own (attn_implementation in config.json names a"),
         ({"text_config": {"_experts_implementation": "owner/kernel"}}, "brings code of its own"),
     ],
-    ids=str,
 )
 def test_a_damaged_configuration_is_one_line(folder, capsys, change_to, words):
     if isinstance(change_to, dict):

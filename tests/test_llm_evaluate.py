@@ -208,7 +208,10 @@ def test_results_have_what_a_reader_needs(base, tmp_path, capsys):
         (np.mean(scores), np.std(scores, ddof=1) / 12**0.5)
     )
     assert str(base.parent) not in json.dumps(record)
-    assert "arc_easy" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "arc_easy" in told.out
+    assert f"arc_easy is read from ARC-Easy-Test.jsonl in {base / 'data'}\n" in told.err
+    assert found["file"] == "ARC-Easy-Test.jsonl"
 
 
 def test_another_configuration_is_refused_and_fresh_replaces_it(base, tmp_path, capsys):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
+from llm import evaluate
 from llm.evaluation import definitions, harness, published, tasks
 from llm.evaluation.columns import COLUMNS, OPTIONAL, typed
-from tests.llm_evaluation import save_items
+from tests.llm_evaluation import save_items, save_model
 from tests.llm_helpers import data
 
 
@@ -237,6 +238,19 @@ def test_real_super_glue_recounted():
     for row in rows["wsc"]:
         assert row["span1_text"] in row["text"]
         assert " ".join(row["text"].split()[row["span2_index"] :]).startswith(row["span2_text"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")  # F1 of so few items
+def test_real_super_glue_and_natural_questions_are_scored(tmp_path, capsys):
+    names = [*published.SUPER_GLUE, "nq_open"]
+    folder = data("superglue").parent
+    base = save_model(tmp_path / "base", context=2048)
+    command = ["--model", str(base), "--data", str(folder), "--tasks", *names, "--limit", "4", "--batch-size", "4"]
+    assert evaluate.main([*command, "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "harness.json").read_text())["results"]
+    assert {name: results[name]["n"] for name in names} == dict.fromkeys(names, 4)
+    assert "boolq is read from superglue/BoolQ/train.jsonl in " in capsys.readouterr().err
 
 
 def test_real_natural_questions_are_the_published_ones():
