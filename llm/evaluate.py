@@ -24,7 +24,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from common.arguments import Parser, run
+from common.arguments import Parser, folder, run
 from common.paths import SCRATCH, label
 from llm.evaluation.settings import DECODINGS, PUBLISHED, TASKS
 from llm.options import MEMORY, add_model_arguments, check_least
@@ -80,7 +80,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="TASK",
         help=f"harness: {', '.join(TASKS['harness'])}; paper: {', '.join(TASKS['paper'])} (those of the paper)",
     )
-    p.add_argument("--data", type=Path, metavar="DIR", help="folder with local data files (the hub)")
+    p.add_argument("--data", type=folder, metavar="DIR", help="folder with local data files (the hub)")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N items of a task, or of a subject of MMLU")
     p.add_argument(
         "--decoding",
@@ -98,7 +98,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--preface", default="", metavar="TEXT", help="paper: a sentence before each TruthfulQA question")
     p.add_argument("--batch-size", type=int, default=16, metavar="B", help="prompts at once (16)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="paper: of sampling and of shuffling (0)")
-    p.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (results/scratch/llm/evaluation/...)")
+    p.add_argument("--out", type=folder, metavar="DIR", help="of the results (results/scratch/llm/evaluation/...)")
     p.add_argument("--fresh", action="store_true", help="remove earlier results of this protocol in that folder first")
     a = p.parse_args(argv)
     a.tasks = list(dict.fromkeys(a.tasks or PUBLISHED[a.protocol]))

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import zeroinit
-from common import journal
+from common import journal, seals
 from common.paths import ROOT
 from llm import evaluate
 from llm.evaluation import harness, protocol, settings, tasks
@@ -289,7 +289,7 @@ def test_responses_of_another_task_that_was_stopped_are_kept(base, tmp_path):
     stopped.write_text('{"key": "a", "responses": []}\n')
     record = json.loads((tmp_path / "harness.json").read_text())
     record["results"] = {}
-    (tmp_path / "harness.json").write_text(json.dumps(record))
+    (tmp_path / "harness.json").write_text(seals.sealed(record))
     assert evaluate.main(arguments(base, tmp_path)) == 0
     assert stopped.exists()
     assert not (tmp_path / "harness" / "arc_easy.jsonl.responses").exists()

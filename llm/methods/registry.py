@@ -21,6 +21,7 @@ from torch import nn
 import zeroinit
 from common.memory import out_of_memory
 from common.records import write_atomic
+from common.texts import read_json
 from llm.methods import tensors
 from llm.methods.names import COMBINED, METHODS, OWN, PEFT, PROMPTS
 from zeroinit.config import AdapterConfig
@@ -126,10 +127,11 @@ def load(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
 
 def saved_method(folder: str | os.PathLike) -> str:
     """The method of a folder that `save` wrote."""
+    path = Path(folder) / MARKER
     try:
-        return _known(json.loads((Path(folder) / MARKER).read_text())["method"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{Path(folder) / MARKER} must name a method: {error}") from error
+        return _known(read_json(path, "a file that names a method").get("method"))
+    except ValueError as error:
+        raise ValueError(f"{path} must name a method: {error}") from error
 
 
 def counts(model: nn.Module) -> dict[str, int]:
