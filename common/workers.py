@@ -33,8 +33,9 @@ class _Pool(ProcessPoolExecutor):
     def submit(self, fn, /, *args, **kwargs):
         if not hasattr(signal, "pthread_sigmask"):
             return super().submit(fn, *args, **kwargs)
-        # Workers are started here and inherit the mask, so that not even one that is still starting is interrupted.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Workers are started here: the main process must not be stopped in the midst of it, and they inherit the mask,
+        # so that not even one that is still starting is interrupted.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             return super().submit(fn, *args, **kwargs)
         finally:
@@ -58,6 +59,8 @@ class _Pool(ProcessPoolExecutor):
 def _end_with_parent() -> None:
     """In a worker: end when the main process does, which a kill would not tell it; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     parent = parent_process()
     if parent is not None:
 

@@ -12,15 +12,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from common.arguments import Parser, folder
+from common.arguments import Parser
 from common.paths import FIGURES, NOTEBOOKS, RESULTS
 
 TIMEOUT = 600
-KERNEL = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MPLBACKEND": "agg",
-}  # kernels share the cores; no picture is shown
+# Of a kernel: one thread, since kernels share the cores; and nothing drawn twice, since nobody looks on.
+KERNEL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
 
 class DrawError(RuntimeError):
@@ -49,7 +46,7 @@ def execute(notebook: Path, results: Path, out: Path, llm_results: Path = RESULT
     )
     folders = {"ZIA_RESULTS": results, "ZIA_LLM_RESULTS": llm_results, "ZIA_FIGURES": out}
     try:
-        client.execute(env=os.environ | KERNEL | {name: str(path.resolve()) for name, path in folders.items()})
+        client.execute(env=os.environ | KERNEL | {name: str(folder.resolve()) for name, folder in folders.items()})
     except CellExecutionError as error:
         raise DrawError(f"{notebook.name}, {_failed(content)}: {error.ename}: {error.evalue}") from error
     except (CellTimeoutError, DeadKernelError) as error:
@@ -68,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     parser = Parser(prog="draw.py", description=__doc__)
     parser.add_argument("notebook", nargs="*", metavar="NOTEBOOK", help=f"all of them if none is named: {names}")
-    parser.add_argument("--results", type=folder, default=RESULTS / "theory", metavar="DIR", help="results/theory")
-    parser.add_argument("--llm-results", type=folder, default=RESULTS / "llm", metavar="DIR", help="results/llm")
-    parser.add_argument("--out", type=folder, default=FIGURES, metavar="DIR", help="figures/out")
+    parser.add_argument("--results", type=Path, default=RESULTS / "theory", metavar="DIR", help="results/theory")
+    parser.add_argument("--llm-results", type=Path, default=RESULTS / "llm", metavar="DIR", help="results/llm")
+    parser.add_argument("--out", type=Path, default=FIGURES, metavar="DIR", help="figures/out")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), metavar="W", help="notebooks at once (all cores)"
     )
@@ -79,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no notebook is called {unknown[0]}; there are {', '.join(names)}")
     if arguments.workers < 1:
         parser.error(f"--workers must be at least 1; got {arguments.workers}")
-    for option, place in (("--results", arguments.results), ("--llm-results", arguments.llm_results)):
-        if not place.is_dir():
-            parser.error(f"{option} must be a folder of results; {place} is not a folder")
+    for option, folder in (("--results", arguments.results), ("--llm-results", arguments.llm_results)):
+        if not folder.is_dir():
+            parser.error(f"{option} must be a folder of results; {folder} is not a folder")
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

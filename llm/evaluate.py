@@ -98,7 +98,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--preface", default="", metavar="TEXT", help="paper: a sentence before each TruthfulQA question")
     p.add_argument("--batch-size", type=int, default=16, metavar="B", help="prompts at once (16)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="paper: of sampling and of shuffling (0)")
-    p.add_argument("--out", type=folder, metavar="DIR", help="of the results (results/scratch/llm/evaluation/...)")
+    p.add_argument(
+        "--out", type=folder, metavar="DIR", help="folder of the results (results/scratch/llm/evaluation/...)"
+    )
     p.add_argument("--fresh", action="store_true", help="remove earlier results of this protocol in that folder first")
     a = p.parse_args(argv)
     a.tasks = list(dict.fromkeys(a.tasks or PUBLISHED[a.protocol]))

@@ -48,7 +48,7 @@ def save_items(folder, count: int = 12) -> None:
 
 def ids_of(tokenizer, text: str) -> list[int]:
     """Token ids of one prompt."""
-    (ids,) = token_ids(tokenizer, [text])
+    ids = token_ids(tokenizer, text)
     return ids
 
 

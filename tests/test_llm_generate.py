@@ -8,7 +8,7 @@ import torch
 
 import zeroinit.attention
 import zeroinit.calls
-from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, tiny, tokens
+from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, passes_of_a_text_that_project, tiny, tokens
 from zeroinit.families import attention_modules
 from zeroinit.model import activate, attach, detach, disabled
 
@@ -75,9 +75,9 @@ def test_decoding_projects_prompts_once(prompt, monkeypatch):
     project = zeroinit.attention.project_prompts
     monkeypatch.setattr(zeroinit.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
     generate(model, tokens(2, 7))
-    assert len(calls) == 2  # layers
+    assert len(calls) == 2 * (passes := passes_of_a_text_that_project())  # layers
     model(tokens(), labels=tokens()).loss.backward()
-    assert len(calls) == 4
+    assert len(calls) == 2 * passes + 2
 
 
 @pytest.mark.parametrize("change", ["optimizer", "data", "replace", "load", "base", "switch", "double", "adapter off"])
@@ -159,7 +159,7 @@ def test_every_family_tells_where_a_text_begins(family, monkeypatch):
     monkeypatch.setattr(zeroinit.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
     for length in (1, 3):
         generate(model, tokens(1, length), max_new_tokens=4)
-    assert len(calls) == 2 * 2
+    assert len(calls) == 2 * 2 * passes_of_a_text_that_project()
 
 
 @pytest.mark.parametrize("prompt", KINDS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common import journal
-from llm.evaluation import harness, settings, tasks
+from llm.evaluation import definitions, harness, settings, tasks
 from llm.evaluation.columns import COLUMNS
 from llm.methods import loading
 from tests.llm_evaluation import save_items, save_model
@@ -99,7 +99,7 @@ def test_harness_equals_simple_evaluate(stories, tmp_path):
     (source / "hellaswag_val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = harness.evaluate(model, tokenizer, "hellaswag", tmp_path / "h.jsonl", data=source, limit=8)
     with harness._quiet():
-        specs = harness._local_definitions("hellaswag", source, tmp_path)
+        specs = definitions.local("hellaswag", source, tmp_path)
         expected = lm_eval.simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer),
             tasks=[str(spec) for spec in specs],
@@ -173,6 +173,9 @@ def test_super_glue_and_natural_questions(base, tmp_path, task):
     if "label" in COLUMNS[task] and task != "multirc":  # whose two rows are the answers of one question
         assert found["accuracy"] == pytest.approx(1 / len(labels))
     assert found["metric"] in found["metrics"]
+    if task == "multirc":  # the harness's own way: its first choice is yes, and label 1 (right) counts "no" as right
+        yes, no = (value for value, _ in journal.read(tmp_path / "out.jsonl")[1]["responses"])
+        assert journal.read(tmp_path / "out.jsonl")[1]["acc"] == float(no > yes)
     if task == "record":
         assert found["metrics"] == {"f1": found["accuracy"], "em": found["accuracy"]}
     if task == "boolq":
@@ -238,8 +241,6 @@ def test_where_the_examples_of_hellaswag_come_from_is_told(base, tmp_path, train
 
 
 def test_every_task_of_the_command_has_a_definition():
-    assert set(settings.TASKS["harness"]) == set(harness.DEFINITIONS)
-    assert {task: len(harness._definitions(task)) for task in harness.DEFINITIONS if task != "mmlu"} == dict.fromkeys(
-        [task for task in harness.DEFINITIONS if task != "mmlu"], 1
-    )
-    assert len(harness._definitions("mmlu")) == 57
+    assert set(settings.TASKS["harness"]) == set(definitions.DEFINITIONS)
+    counts = {task: len(definitions.built_in(task)) for task in definitions.DEFINITIONS}
+    assert counts == dict.fromkeys(counts, 1) | {"mmlu": 57}

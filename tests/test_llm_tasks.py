@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
-from llm.evaluation import harness, published, tasks
+from llm.evaluation import definitions, harness, published, tasks
 from llm.evaluation.columns import COLUMNS, OPTIONAL, typed
 from tests.llm_evaluation import save_items
 from tests.llm_helpers import data
@@ -50,9 +50,9 @@ def test_text_stays_text_on_its_way_into_the_harness(tmp_path, task):
     (tmp_path / f"{name}.jsonl").write_text(lines(rows * 2 if name == "hellaswag" else rows))
     expected = rows
     if name == "hellaswag":
-        expected = [harness._hellaswag_row(row) for row in rows * 2]
+        expected = [definitions.hellaswag_row(row) for row in rows * 2]
     with harness._quiet(), harness._squad_metrics():
-        specs = harness._local_definitions(task, tmp_path, tmp_path)
+        specs = definitions.local(task, tmp_path, tmp_path)
         loaded = TaskManager(include_defaults=False).load([str(spec) for spec in specs])
     (definition,) = loaded["tasks"].values()
     assert [dict(row) for row in definition.dataset["test"]] == expected

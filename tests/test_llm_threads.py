@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zeroinit.attention
-from tests.llm_helpers import adapted, adapter_of, tiny, tokens
+from tests.llm_helpers import adapted, adapter_of, checkpointing, passes_of_a_text_that_project, tiny, tokens
 from zeroinit import gates
 from zeroinit.families import attention_modules, query_projection
 from zeroinit.model import activate, delete, detach, disabled
@@ -140,7 +140,7 @@ def test_generation_in_several_threads(prompt, monkeypatch):
     found = together(*(lambda text=text: generate(text, [wait]) for text in texts))
     for one, other in zip(found, alone, strict=True):
         assert torch.equal(one, other)
-    assert len(calls) == 3 * 2
+    assert len(calls) == 3 * 2 * passes_of_a_text_that_project()
 
 
 @pytest.mark.parametrize("gate", ["head", "adapt"])
@@ -152,7 +152,7 @@ def test_checkpointed_layers_are_computed_again_as_they_were(reentrant, gate):
         model, _ = two_adapters(gate=gate)
         model.train()
         if checkpointed:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            checkpointing(model, reentrant)
         ids = tokens()
 
         def forward(model=model, ids=ids):
@@ -170,7 +170,7 @@ def test_checkpointed_layers_are_computed_again_as_they_were(reentrant, gate):
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
 def test_a_checkpointed_pass_without_adapter_has_no_adapter_in_backward(reentrant):
     model = adapted(tiny()).train()
-    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    checkpointing(model, reentrant)
     embedded = model.get_input_embeddings()(tokens()).detach()
     gradients = []
     for net in (tiny().train(), model):

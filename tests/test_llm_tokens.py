@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from common import journal
 from llm import finetune, generate
 from llm.data.alpaca import encode
-from llm.data.tokens import check_ids, padding_id, token_ids
+from llm.data.tokens import check_ids, ids_of_texts, padding_id
 from llm.evaluation import decoding, harness, protocol, tasks
 from llm.evaluation.settings import Decoding
 from llm.methods import loading
@@ -59,7 +59,7 @@ def test_ids_are_checked_one_by_one(base):
 def test_answers_are_those_of_any_other_padding(base, changes):
     model, tokenizer = loading.load(base)
     plain, texts = byte_tokenizer(), ("a", "what is this?", "no")
-    prompts = token_ids(plain, texts)
+    prompts = ids_of_texts(plain, texts)
     expected = decoding.generate(model, plain, prompts, Decoding(max_new_tokens=9))
     found = decoding.generate(model, without(tokenizer, *changes), prompts, Decoding(max_new_tokens=9))
     assert found == expected
@@ -89,7 +89,7 @@ def test_tokens_in_data_are_refused_wherever_ids_enter_a_model(base, tmp_path, c
     with pytest.raises(ValueError, match=REFUSED):
         encode([{**row, "instruction": "a", "output": "<new>"}], tokenizer, vocabulary=SIZE)
     with pytest.raises(ValueError, match=REFUSED):
-        decoding.generate(model, tokenizer, token_ids(tokenizer, ["fine", "not <new>"]))
+        decoding.generate(model, tokenizer, ids_of_texts(tokenizer, ["fine", "not <new>"]))
     items = [tasks.Item("1", "What is <new>?", ("a", "b"), 0)]
     with pytest.raises(ValueError, match=REFUSED):
         protocol.evaluate(model, tokenizer, items, tmp_path / "a.jsonl")
@@ -121,7 +121,7 @@ def test_an_end_beyond_the_model_is_refused_in_training_and_harmless_in_answers(
     tokenizer.eos_token = "[PAD]"
     with pytest.raises(ValueError, match=r"'\[PAD\]' has 260"):
         encode([{"instruction": "a", "input": "", "output": "x"}], tokenizer, vocabulary=SIZE)
-    answers = decoding.generate(model, tokenizer, token_ids(tokenizer, ["a", "bcd"]), Decoding(max_new_tokens=4))
+    answers = decoding.generate(model, tokenizer, ids_of_texts(tokenizer, ["a", "bcd"]), Decoding(max_new_tokens=4))
     assert [answer.cut for answer in answers] == [True, True]
     (tmp_path / "rows.jsonl").write_text('{"instruction": "a"}\n{"instruction": "bcd"}\n')
     command = ["--model", str(base), "--file", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out.jsonl")]

@@ -1,12 +1,14 @@
 """What an adapter must know of its base (`BaseShape`), its parameters (`Adapter`), and the adapters of one model."""
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from zeroinit.calls import Switch
-from zeroinit.config import AdapterConfig
+from zeroinit.config import AdapterConfig, shown
 from zeroinit.families import attention_modules
 from zeroinit.prompts import LinearPrompts, NonlinearPrompts, SharedNonlinearPrompts
 
@@ -70,6 +72,46 @@ class Adapter(nn.Module):
 
     def _activate(self, gate: Tensor) -> Tensor:
         return torch.tanh(gate) if self.config.gate_activation == "tanh" else gate
+
+
+def skeleton(config: AdapterConfig, shape: BaseShape) -> Adapter:
+    """The adapter on the meta device, where it takes no memory.
+
+    Raises
+    ------
+    ValueError
+        If the configuration does not fit the base, or asks for tensors that no memory can hold.
+    """
+    try:
+        with torch.device("meta"):
+            return Adapter(config, shape)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 64 bits
+        sizes = ("prompt_length", "layers", "hidden_width", "layer_width")
+        raise ValueError(
+            "no tensor can be as large as these ask for: "
+            + ", ".join(f"{name} {shown(getattr(config, name))}" for name in sizes)
+            + f", on {shown(shape, 200)}"
+        ) from error
+
+
+def check_size(config: AdapterConfig, shape: BaseShape) -> None:
+    """ValueError if the adapter needs more memory than there is."""
+    needed = sum(p.numel() * p.element_size() for p in skeleton(config, shape).parameters())
+    if needed > (free := free_memory()):
+        raise ValueError(
+            f"an adapter with prompt_length {config.prompt_length} on {config.adapted_layers(shape.num_hidden_layers)} "
+            f"layers of hidden size {shape.hidden_size} takes {needed / 2**30:,.1f} GiB of memory, and "
+            f"{free / 2**30:,.1f} GiB are free; choose a smaller prompt_length, layers, hidden_width or layer_width"
+        )
+
+
+def free_memory() -> float:
+    """Bytes of memory that are free, infinity where the system does not tell (other systems than Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(float(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return math.inf
 
 
 class Adapters(Switch):

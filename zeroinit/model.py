@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from zeroinit import files
-from zeroinit.adapter import Adapter, Adapters, BaseShape
+from zeroinit.adapter import Adapter, Adapters, BaseShape, check_size, skeleton
 from zeroinit.attention import BASES, PREFIX, Link, keep_query
 from zeroinit.calls import ARGUMENT
 from zeroinit.config import AdapterConfig
@@ -67,13 +67,16 @@ def attach(model: nn.Module, config: AdapterConfig | None = None, name: str = "d
             f"the attention implementation must be one of {', '.join(BASES)}; the model uses {base!r}; "
             "call model.set_attn_implementation first"
         )
-    device = _device(modules[0])
-    # Initial values come from the CPU generator, so that they do not depend on the device.
-    with torch.device("meta" if device.type == "meta" else "cpu"):
-        adapter = Adapter(config, BaseShape.of(model))
+    device, shape = _device(modules[0]), BaseShape.of(model)
+    if device.type == "meta":
+        adapter = skeleton(config, shape)
+    else:
+        check_size(config, shape)
+        with torch.device("cpu"):  # whose generator gives the initial values, so that they do not depend on the device
+            adapter = Adapter(config, shape).to(device)
     if adapters is None:
         adapters = _plug_in(model, modules, base)
-    adapters[name] = adapter.to(device).train(modules[0].training)
+    adapters[name] = adapter.train(modules[0].training)
     activate(model, name)
     return model
 

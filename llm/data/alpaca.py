@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from llm.data.rows import Row
-from llm.data.tokens import check_ids, token_ids
+from llm.data.tokens import check_ids, ids_of_texts
 
 # Stanford Alpaca's templates, which the paper trains with.
 PROMPT_WITH_INPUT = (
@@ -106,8 +106,8 @@ def encode(rows: Sequence[Row], tokenizer: Any, length: int = 512, vocabulary: i
     if end is None:
         raise ValueError("the tokenizer must have an eos_token, which ends every response; set tokenizer.eos_token")
     prompts = [prompt(row["instruction"], row["input"]) for row in rows]
-    starts = token_ids(tokenizer, prompts)
-    wholes = token_ids(tokenizer, [text + row["output"] for text, row in zip(prompts, rows, strict=True)])
+    starts = ids_of_texts(tokenizer, prompts)
+    wholes = ids_of_texts(tokenizer, [text + row["output"] for text, row in zip(prompts, rows, strict=True)])
     examples, count = [], Counter()
     for row, start, whole in zip(rows, starts, wholes, strict=True):
         ids = [*whole, end][:length]

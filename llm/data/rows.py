@@ -1,10 +1,10 @@
 """Rows of instruction data, from a local file or the Hugging Face hub."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
+from common.sources import tell_hub, why_local
 from common.texts import JSONError, parse_json, read_text
 
 COLUMNS = ("instruction", "input", "output")
@@ -32,13 +32,10 @@ def read(source: str | os.PathLike, split: str = "train") -> list[Row]:
     ValueError
         If the file cannot be read, has no rows, or lacks a column; a missing `input` is an empty one.
     """
-    path = Path(source)
+    path, name = Path(source).expanduser(), os.fspath(source)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the path of a {', '.join(FORMATS)} file in it")
-    if path.is_file() or path.suffix.lower() in FORMATS or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        found = read_file(path)
-    else:
-        found = _read_hub(str(source), split)
+    found = read_file(path) if why_local(source) else _read_hub(name, split)
     if not found:
         raise ValueError(f"{source} must have at least one row; it is empty")
     return [_row(row, number, source) for number, row in enumerate(found, 1)]
@@ -90,11 +87,16 @@ def _read_parquet(path: Path) -> list[Any]:
 def _read_hub(name: str, split: str) -> list[Any]:
     from datasets import load_dataset
 
+    tell_hub(name)
     try:
         found: Any = load_dataset(name, split=split)
         return found.to_list()
     except ValueError as error:
         raise ValueError(f"the hub's data set {name} must have a split {split!r}: {error}") from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"the hub's data set {name} brings code of its own, which is never run here: {error}"
+        ) from error
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise ConnectionError(

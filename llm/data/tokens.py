@@ -4,13 +4,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def ids_of_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text: begin-of-sequence by the tokenizer's own rule, and no end."""
     found = [list(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
     for ids in found:
         while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers end every text, prompts too
             ids.pop()
     return found
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """`ids_of_texts` of one text."""
+    return ids_of_texts(tokenizer, [text])[0]
 
 
 def check_ids(rows: Iterable[Sequence[int]], tokenizer: Any, vocabulary: int) -> None:

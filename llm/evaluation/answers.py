@@ -24,7 +24,7 @@ from llm.methods import loading
 
 def answer(model: Any, tokenizer: Any, instruction: str, input: str, decoding: Decoding, key: int = 0) -> None:
     """Print the answer to one instruction as it comes."""
-    (ids,) = token_ids(tokenizer, [prompt(instruction, input)])
+    ids = token_ids(tokenizer, prompt(instruction, input))
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     found = generate(model, tokenizer, [ids], decoding, [key], streamer)
     if found[0].cut:
@@ -84,7 +84,7 @@ def answer_file(
             raise ValueError(f"{a.out} has other rows than {a.file}; restore it, or start anew with --fresh")
         for start in tqdm(range(done, len(rows), a.batch_size), desc=a.file.name, unit="batch", mininterval=1):
             batch = rows[start : start + a.batch_size]
-            prompts = token_ids(tokenizer, [prompt(row["instruction"], row["input"]) for row in batch])
+            prompts = [token_ids(tokenizer, prompt(row["instruction"], row["input"])) for row in batch]
             fit = [n for n, ids in enumerate(prompts) if len(ids) < context]
             keys = [start + n for n in fit]
             found = generate(model, tokenizer, [prompts[n] for n in fit], decoding, keys) if fit else []

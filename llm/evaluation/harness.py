@@ -12,47 +12,32 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import datasets
 import lm_eval
-import yaml
 from jinja2 import UndefinedError
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models import huggingface
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks.hellaswag.utils import preprocess
 from lm_eval.tasks.qasper.metrics import f1_abstractive, normalize_answer
 from tqdm import tqdm
 
 from common import journal
 from common.records import write_atomic
+from common.sources import tell_hub
 from llm.data.tokens import check_ids, padding_id
-from llm.evaluation import tasks
-from llm.evaluation.columns import COLUMNS, OPTIONAL, Row
+from llm.evaluation import definitions, tasks
 from llm.evaluation.decoding import Settings, ends
+from llm.evaluation.definitions import SHOTS
 from llm.evaluation.protocol import mean, standard_error
 from llm.evaluation.published import file_names
 from llm.methods.loading import context_length, vocabulary_size
 
-_BUILT_IN = Path(lm_eval.__file__).parent / "tasks"
-# Definitions inside lm_eval/tasks.
-DEFINITIONS = {
-    "arc_easy": "arc/arc_easy.yaml",
-    "arc_challenge": "arc/arc_challenge.yaml",
-    "hellaswag": "hellaswag/hellaswag.yaml",
-    "mmlu": "mmlu/default/mmlu_*.yaml",
-    "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1.yaml",
-    "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml",
-    **{name: f"super_glue/{name}/default.yaml" for name in ("boolq", "cb", "copa", "multirc", "record", "rte")},
-    **{name: f"super_glue/{name}/default.yaml" for name in ("wic", "wsc")},
-    "nq_open": "nq_open/nq_open.yaml",
-}
-SHOTS = {"hellaswag": 10}  # as the paper; every other task has none
 # The number that tables quote; every metric is reported.
 METRIC = {"hellaswag": "acc_norm", "record": "f1", "nq_open": "exact_match"}
 RESPONSES = ".responses"
@@ -76,7 +61,7 @@ def evaluate(
     model, tokenizer
         The model as an object, adapters included.
     task : str
-        A key of `DEFINITIONS`.
+        A key of `llm.evaluation.definitions.DEFINITIONS`.
     path : Path
         JSON lines, written at the end: id, task, target, responses (log-likelihood and whether it is the greedy text,
         per option; or the generated text), fits, and the metrics. PATH.responses, from which a killed run goes on,
@@ -100,8 +85,10 @@ def evaluate(
         As `llm.evaluation.tasks.rows`.
     """
     responses = path.with_name(path.name + RESPONSES)
+    if data is None:
+        tell_hub(f"the data of {task}")
     with _quiet(), tempfile.TemporaryDirectory() as folder:
-        specs = _definitions(task) if data is None else _local_definitions(task, data, Path(folder))
+        specs = definitions.built_in(task) if data is None else definitions.local(task, data, Path(folder))
         own = data is None or (Path(folder) / f"{task}_train.parquet").is_file()
         lm = _Resumed(model, tokenizer, batch_size, responses, task)
         try:
@@ -204,83 +191,6 @@ class _Resumed(_HFLM):
                 found += self.known[key]
                 bar.update(len(piece))
         return found
-
-
-def _definitions(task: str) -> list[Path]:
-    return sorted(path for path in _BUILT_IN.glob(DEFINITIONS[task]))
-
-
-def _local_definitions(task: str, data: str | Path, folder: Path) -> list[Path]:
-    """The built-in tasks over local data, as files in `folder`."""
-    name = tasks.source(task)
-    if name in tasks.HUB:
-        tasks.items(name, data)  # refuses what cannot be scored
-    rows = tasks.rows(name, data)
-    if task == "truthfulqa_mc1" and (wrong := next((n for n, r in enumerate(rows, 1) if not _first_is_right(r)), None)):
-        raise ValueError(
-            f"row {wrong} of {task} cannot be scored: the harness takes the first option of mc1_targets for the right "
-            "one, and it is not"
-        )
-    changes: dict[str, Any] = {"training_split": None, "validation_split": None, "test_split": "test"}
-    parts = {"test": rows}
-    if task == "hellaswag":
-        parts = {"test": [_hellaswag_row(row) for row in rows]}
-        with suppress(FileNotFoundError):  # else examples are other test items; the harness leaves out the item itself
-            parts["train"] = [_hellaswag_row(row) for row in tasks.rows("hellaswag_train", data)]
-        if len(parts.get("train", rows[1:])) < SHOTS[task]:
-            raise ValueError(f"{task} has {SHOTS[task]} examples in each prompt; {len(rows)} rows are too few for that")
-        changes |= {"process_docs": None, "fewshot_split": "train" if "train" in parts else "test"}
-    if task != "mmlu":
-        return [_write_definition(_definitions(task)[0], task, parts, changes, folder)]
-    changes |= {"fewshot_split": "test"}  # zero-shot: none is taken
-    subjects: dict[str, list[Row]] = {}
-    for row in rows:
-        subjects.setdefault(row["subject"], []).append(row)
-    found = []
-    for subject, some in subjects.items():
-        definition = _BUILT_IN / DEFINITIONS[task].replace("*", subject)
-        if not definition.is_file():
-            raise ValueError(f"{subject} must be a subject of MMLU; lm-evaluation-harness has no task of this name")
-        found.append(_write_definition(definition, f"mmlu_{subject}", {"test": some}, changes, folder))
-    return found
-
-
-def _first_is_right(row: Row) -> bool:
-    return row["mc1_targets"]["labels"][0] == 1
-
-
-def _write_definition(
-    built_in: Path, name: str, parts: dict[str, list[Row]], changes: dict[str, Any], folder: Path
-) -> Path:
-    """A task over rows of declared types; Parquet keeps these, where JSON readers would guess (dates, for one)."""
-    files = {}
-    columns = _HELLASWAG if name == "hellaswag" else COLUMNS["mmlu" if name.startswith("mmlu_") else tasks.source(name)]
-    for part, rows in parts.items():
-        files[part] = str(folder / f"{name}_{part}.parquet")
-        datasets.Dataset.from_list(rows, features=_features(columns)).to_parquet(files[part])
-    source = {"data_files": files, "cache_dir": str(folder / "cache")}
-    text = {"include": str(built_in), "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": source}
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(text | changes), encoding="utf-8")
-    return path
-
-
-def _features(kind: Any) -> Any:
-    """Declared columns as datasets' features."""
-    if isinstance(kind, dict):
-        return datasets.Features({name: _features(one) for name, one in kind.items()})
-    return [_features(kind[0])] if isinstance(kind, list) else datasets.Value("string" if kind is str else "int64")
-
-
-_HELLASWAG = {"query": str, "choices": [str], "label": int}
-
-
-def _hellaswag_row(row: Row) -> Row:
-    """What the harness makes of a row; where activity_label is missing, the context alone."""
-    text = row["ctx"]
-    if row.keys() >= OPTIONAL["hellaswag"].keys():
-        text = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
-    return {"query": preprocess(text), "choices": [preprocess(e) for e in row["endings"]], "label": row["label"]}
 
 
 def _summary(task: str, records: list[dict[str, Any]], results: dict[str, dict[str, Any]]) -> dict[str, Any]:

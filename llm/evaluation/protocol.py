@@ -152,7 +152,7 @@ def evaluate(
     decoding = decoding or Decoding()
     texts = [prompt(item, preface) for item in items]
     keys = [_key(item, text) for item, text in zip(items, texts, strict=True)]
-    prompts = token_ids(tokenizer, texts)
+    prompts = [token_ids(tokenizer, text) for text in texts]
     check_ids(prompts, tokenizer, vocabulary_size(model))  # before the first answer
     fits = [_fits(model, tokenizer, ids, item) for ids, item in zip(prompts, items, strict=True)]
     done = {row["key"] for row in journal.read(path)}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.sources import tell_hub
 from common.streams import stream
 from llm.evaluation.columns import Row, typed
 from llm.evaluation.published import Reader, file_names, sources
@@ -149,6 +150,7 @@ def _from_hub(task: str) -> list[Row]:
     from datasets import load_dataset
 
     name, configuration, split = HUB[task]
+    tell_hub(name)
     try:
         found: Any = load_dataset(name, configuration, split=split)
         return found.to_list()

@@ -29,13 +29,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from common import seals
 from llm.data.alpaca import encode
 from llm.data.batches import Batches
 from llm.data.splits import check_fraction
 from llm.methods import loading, registry
+from llm.methods.bases import read_config, read_tokenizer
 from llm.training import checkpoints
 from llm.training.curve import saved
 from llm.training.presets import PRESETS, Preset
@@ -182,7 +183,7 @@ def _checkpoint(preset: Preset, share: float, out: Path) -> Path | None:
 
 def _shape(preset: Preset, lines: list[str]) -> Any:
     try:
-        return AutoConfig.from_pretrained(preset.model)
+        return read_config(preset.model)
     except (OSError, ValueError) as error:
         # Only the preset's own model is known without its folder.
         if not preset.shape or preset.model != PRESETS[preset.name].model or Path(preset.model).exists():
@@ -203,7 +204,7 @@ def _lengths(preset: Preset, share: float, lines: list[str]) -> list[int]:
             raise
         rows, count = [], max(1, round(share * (known - preset.validation)))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(preset.model) if rows else None
+        tokenizer = read_tokenizer(preset.model) if rows else None
     except (OSError, ValueError):
         if not known:
             raise

@@ -16,6 +16,7 @@ from common import tables, workers
 from llm.data.alpaca import encode
 from llm.data.splits import fraction
 from llm.methods import registry
+from llm.methods.bases import read_model, read_tokenizer
 from llm.training.errors import Diverged
 from llm.training.settings import Training
 from llm.training.train import train
@@ -80,14 +81,13 @@ def run(cell: Cell, experiment: Experiment, worlds: str, device: str = "cpu") ->
 
 @cache
 def _base(worlds: str, number: int) -> tuple[Any, Any, World, list[dict[str, str]]]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the study has its own
     folder = Path(worlds) / str(number)
     world = world_folder.read(folder)
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return base, AutoTokenizer.from_pretrained(folder), world, world.instructions()
+    base = read_model(folder, torch.float32)
+    return base, read_tokenizer(folder), world, world.instructions()
 
 
 @torch.no_grad()
