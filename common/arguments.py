@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,10 +37,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Stop; exit code 1 if the help text could not be written."""
-        if message:
-            _say(message)
-        sys.exit(status or (0 if _written(self.prog) else 1))
+        """Stop, with a message on standard error."""
+        _say(message or "")
+        sys.exit(status)
+
+    def print_help(self, file: Any = None) -> None:
+        """Write the help text; exit code 1 if it was lost."""
+        if code := run(self.prog, lambda: print(self.format_help(), end="", file=file), ""):
+            sys.exit(code)
 
 
 def given(text: str) -> str:
@@ -64,7 +68,7 @@ def folder(text: str) -> Path:
     path = file(text)
     with suppress(OSError):
         if path.exists() and not path.is_dir():
-            raise argparse.ArgumentTypeError(f"must be a folder; {path} is a file")
+            raise argparse.ArgumentTypeError(f"must be a folder that can be written; {path} is a file")
     return path
 
 
@@ -88,9 +92,11 @@ def run(prog: str, work: Callable[[], None], stopped: str = RESUMES, memory: str
         What to do if memory does not suffice.
     """
     told = f"{prog}: stopped" + (f"; {stopped}" if stopped else "") + "\n"
+    output = _Output(sys.stdout)
     try:
-        with _ending_on_signals(told):
+        with _ending_on_signals(told), redirect_stdout(output):
             work()
+            output.flush()
     except KeyboardInterrupt as stop:
         _say(told)
         return 128 + (stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT)
@@ -98,7 +104,9 @@ def run(prog: str, work: Callable[[], None], stopped: str = RESUMES, memory: str
         _say(f"{prog}: error: the system killed a worker, perhaps for its memory; {RESUMES}\n")
         return 2
     except (CommandError, ValueError, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, OSError) and not _written(prog):
+        if output.lost:
+            hint = f"; {stopped}" if stopped else ""
+            _say(f"{prog}: error: the standard output was lost ({output.lost}); files are written{hint}\n")
             return 1
         if out_of_memory(error):
             words = f"out of memory; {memory}"
@@ -108,7 +116,44 @@ def run(prog: str, work: Callable[[], None], stopped: str = RESUMES, memory: str
             words = " ".join(_words(error).split())
         _say(f"{prog}: error: {words}\n")
         return 2
-    return 0 if _written(prog) else 1
+    finally:
+        output.end()
+    return 0
+
+
+class _Output:
+    """The standard output, which tells whether it was the one that failed."""
+
+    def __init__(self, stream: Any):
+        self.stream, self.lost = stream, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        return self._try("write", text)
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def end(self) -> None:
+        """Let go what cannot be written, about which Python would complain at its end."""
+        if self.stream is None:
+            return
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def _try(self, method: str, *arguments: str) -> Any:
+        try:
+            if self.stream is None:
+                raise OSError("it is closed")
+            return getattr(self.stream, method)(*arguments)
+        except (OSError, ValueError) as error:
+            self.lost = getattr(error, "strerror", None) or str(error)
+            raise
 
 
 def _words(error: Exception) -> str:
@@ -122,22 +167,6 @@ def _say(message: str) -> None:
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(message)
         sys.stderr.flush()
-
-
-def _written(prog: str) -> bool:
-    """Whether the standard output took all that was printed; a line says so if it did not."""
-    try:
-        if sys.stdout is None:
-            raise OSError("it is closed")
-        sys.stdout.flush()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        _say(f"{prog}: error: the standard output was lost ({reason}); files are written, and {RESUMES}\n")
-        if sys.stdout is not None:  # else Python complains once more at its end
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing.process import BaseProcess
 
 
 @contextmanager
@@ -21,9 +23,7 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         yield executor
         executor.shutdown()
     except BaseException:
-        for process in set(active_children()) - others:
-            process.kill()  # it has nothing to save: the main process writes
-        executor.shutdown(cancel_futures=True)
+        executor.end(set(active_children()) - others)
         raise
 
 
@@ -33,17 +33,34 @@ class _Pool(ProcessPoolExecutor):
     def submit(self, fn, /, *args, **kwargs):
         if not hasattr(signal, "pthread_sigmask"):
             return super().submit(fn, *args, **kwargs)
-        # Workers are started here and inherit the mask, so that not even one that is still starting is interrupted.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Workers are started here: the main process must not be stopped in the midst of it, and they inherit the mask,
+        # so that not even one that is still starting is interrupted.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             return super().submit(fn, *args, **kwargs)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def end(self, processes: Collection[BaseProcess]) -> None:
+        """Give up all work at once; workers have nothing to save, for the main process writes."""
+        self.shutdown(wait=False, cancel_futures=True)
+        # Its thread must have forgotten the cancelled work first: that of Python 3.11 fails on finding it when workers
+        # are dead.
+        for _ in range(100 if processes else 0):
+            if not getattr(self, "_cancel_pending_futures", False):
+                break
+            time.sleep(0.01)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join(1)
+
 
 def _end_with_parent() -> None:
     """In a worker: end when the main process does, which a kill would not tell it; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     parent = parent_process()
     if parent is not None:
 

@@ -26,9 +26,9 @@ from itertools import pairwise
 import numpy as np
 from tqdm import tqdm
 
+from common import arguments as commands
 from common import tables
 from common.arguments import Parser
-from common.arguments import run as run_command
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from common.streams import stream
@@ -200,7 +200,7 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Stu
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="W", help="processes (all cores)")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=commands.folder,
         metavar="DIR",
         help="folder of the rows (results/theory with --full, else results/scratch/theory)",
     )
@@ -273,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_atomic(folder / "table.txt", table + "\n")
         print(table)
 
-    return run_command("simulate.py", work)
+    return commands.run("simulate.py", work)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import TextStreamer
 
 from common import journal
+from common.records import only_writer
 from llm.data.alpaca import prompt
 from llm.data.rows import read_file
 from llm.data.tokens import token_ids
@@ -71,23 +72,31 @@ def answer_file(
         "decoding": asdict(decoding),
         "instructions": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
     }
-    if journal.known(record, configuration) is None and a.out.exists():
-        raise ValueError(f"{a.out} must be new, or of this command, which keeps {record.name} beside it")
-    if a.fresh:
-        a.out.unlink(missing_ok=True)
-    journal.claim(record, configuration, a.fresh)
-    context, done = loading.context_length(model), len(journal.read(a.out))
-    for start in tqdm(range(done, len(rows), a.batch_size), desc=a.file.name, unit="batch", mininterval=1):
-        batch = rows[start : start + a.batch_size]
-        prompts = [token_ids(tokenizer, prompt(row["instruction"], row["input"])) for row in batch]
-        fit = [n for n, ids in enumerate(prompts) if len(ids) < context]
-        keys = [start + n for n in fit]
-        found = generate(model, tokenizer, [prompts[n] for n in fit], decoding, keys) if fit else []
-        outputs: list[dict[str, Any]] = [{"output": None} for _ in batch]
-        for n, (text, cut) in zip(fit, found, strict=True):
-            outputs[n] = {"output": text.strip(), "cut": cut}
-        journal.append(a.out, [row | output for row, output in zip(batch, outputs, strict=True)])
-    return sum(row["output"] is None for row in journal.read(a.out))
+    with only_writer(a.out.parent):
+        if journal.known(record, configuration) is None and a.out.exists():
+            raise ValueError(f"{a.out} must be new, or of this command, which keeps {record.name} beside it")
+        if a.fresh:
+            a.out.unlink(missing_ok=True)
+        journal.claim(record, configuration, a.fresh)
+        context, known = loading.context_length(model), journal.read(a.out, ["output"])
+        done = len(known)
+        if done > len(rows) or any(_other(row, old) for row, old in zip(rows, known, strict=False)):
+            raise ValueError(f"{a.out} has other rows than {a.file}; restore it, or start anew with --fresh")
+        for start in tqdm(range(done, len(rows), a.batch_size), desc=a.file.name, unit="batch", mininterval=1):
+            batch = rows[start : start + a.batch_size]
+            prompts = [token_ids(tokenizer, prompt(row["instruction"], row["input"])) for row in batch]
+            fit = [n for n, ids in enumerate(prompts) if len(ids) < context]
+            keys = [start + n for n in fit]
+            found = generate(model, tokenizer, [prompts[n] for n in fit], decoding, keys) if fit else []
+            outputs: list[dict[str, Any]] = [{"output": None} for _ in batch]
+            for n, (text, cut) in zip(fit, found, strict=True):
+                outputs[n] = {"output": text.strip(), "cut": cut}
+            journal.append(a.out, [row | output for row, output in zip(batch, outputs, strict=True)])
+        return sum(row["output"] is None for row in journal.read(a.out))
+
+
+def _other(row: dict[str, Any], answered: dict[str, Any]) -> bool:
+    return any(answered.get(key) != value for key, value in row.items() if key not in ("output", "cut"))
 
 
 def instructions(path: Path) -> list[dict[str, Any]]:
@@ -101,8 +110,8 @@ def instructions(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row["input"], str):
             raise ValueError(f"input must be a string, if there is any; row {number} of {path} has {row['input']!r}")
         try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except (TypeError, UnicodeEncodeError) as error:
+            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"rows must be text and numbers; row {number} of {path} cannot be written: {error}"
             ) from error

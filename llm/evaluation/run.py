@@ -10,6 +10,7 @@ from typing import Any
 
 from common import journal
 from common.paths import label
+from common.records import only_writer
 from llm.evaluation import protocol, tasks
 from llm.evaluation.settings import DECODINGS, Decoding
 from llm.methods import loading
@@ -31,28 +32,31 @@ def evaluate(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
     )
     record_path, folder = a.out / f"{a.protocol}.json", a.out / a.protocol
     configuration = _configuration(a, model)
-    if journal.known(record_path, configuration) is None and folder.exists():
-        raise ValueError(f"{folder} must be new, or of this command, which keeps {record_path.name} beside it")
-    if a.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    record = journal.claim(record_path, configuration, a.fresh)
-    for task in a.tasks:
-        name = f"{task}-shuffled" if task == "truthfulqa" and a.truthfulqa_order == "shuffled" else task
-        if known := record["results"].get(name):
-            if known["data"] != data[task]:
-                raise ValueError(f"{record_path} has {name} of other data; name another --out, or begin with --fresh")
-            continue
-        if files[task]:
-            print(f"{task} is read from {files[task]} in {a.data}", file=sys.stderr)
-        began = time.monotonic()
-        found = _evaluate(a, model, tokenizer, task, folder / f"{name}.jsonl")
-        seconds = round(time.monotonic() - began, 1)
-        record["results"][name] = found | {"limit": a.limit, "data": data[task], "file": files[task]}
-        record["results"][name]["seconds"] = seconds
-        journal.save(record_path, record)
-        for responses in folder.glob(f"{name}.jsonl.*"):  # of the harness; every item's are in its record now
-            responses.unlink()
-    return record["results"]
+    with only_writer(a.out):
+        if journal.known(record_path, configuration) is None and folder.exists():
+            raise ValueError(f"{folder} must be new, or of this command, which keeps {record_path.name} beside it")
+        if a.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        record = journal.claim(record_path, configuration, a.fresh)
+        for task in a.tasks:
+            name = f"{task}-shuffled" if task == "truthfulqa" and a.truthfulqa_order == "shuffled" else task
+            if known := record["results"].get(name):
+                if known["data"] != data[task]:
+                    raise ValueError(
+                        f"{record_path} has {name} of other data; name another --out, or begin with --fresh"
+                    )
+                continue
+            if files[task]:
+                print(f"{task} is read from {files[task]} in {a.data}", file=sys.stderr)
+            began = time.monotonic()
+            found = _evaluate(a, model, tokenizer, task, folder / f"{name}.jsonl")
+            seconds = round(time.monotonic() - began, 1)
+            record["results"][name] = found | {"limit": a.limit, "data": data[task], "file": files[task]}
+            record["results"][name]["seconds"] = seconds
+            journal.save(record_path, record)
+            for responses in folder.glob(f"{name}.jsonl.*"):  # of the harness; every item's are in its record now
+                responses.unlink()
+        return record["results"]
 
 
 def _evaluate(a: argparse.Namespace, model: Any, tokenizer: Any, task: str, path: Path) -> dict[str, Any]:
