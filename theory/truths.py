@@ -12,10 +12,10 @@ seen, off those). So every truth splits a comparable amount, and c is no choice 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import combinations
 
 import numpy as np
+from scipy.linalg import null_space
 from scipy.stats import qmc
 
 from common.streams import stream
@@ -130,20 +130,18 @@ class Moments:
         return off(self.tangent, self.change(halves(self.whole, j, STEP * v))) / STEP**2
 
     def third(self, j: int, v: np.ndarray) -> np.ndarray:
-        """Change of f per unit of the third central moment along v, off the tangent space and all second moments.
+        """Change of f per unit of the third central moment along v, beyond what else two near prompts can do.
 
+        They have second moment eps eps': as eps moves about h v, f changes along D of v v' and of v w' + w v'.
         Weights 1/3 and 2/3 at mu + 2 s v and mu - s v have third moment 2 s^3 and second moment 2 s^2, like the two
         with v turned round: the difference of the two over 4 s^3 is free of even moments.
         """
         light = [self._lopsided(j, side * STEP * v) for side in (1, -1)]
         odd = (self.change(light[0]) - self.change(light[1])) / (4 * STEP**3)
-        return off(self._even[j], off(self.tangent, odd))
-
-    @cached_property
-    def _even(self) -> list[np.ndarray]:
-        """For each prompt, an orthonormal basis of its second moments."""
-        m = self.model.m
-        return [_span(np.column_stack([self.second(j, v) for v in directions(m)])) for j in range(len(self.whole))]
+        seen = [self.second(j, v)]
+        for w in null_space(v[None]).T:
+            seen.append(self.second(j, (v + w) / np.sqrt(2)) - self.second(j, (v - w) / np.sqrt(2)))
+        return off(_span(np.column_stack(seen)), off(self.tangent, odd))
 
     def values(self, j: int, v: np.ndarray, value_step: np.ndarray) -> np.ndarray:
         """lim P (f - f_whole) / h for halves of an unshared prompt, keys h v and values value_step either way."""
