@@ -18,7 +18,7 @@ from common import tables
 from common.paths import RESULTS, ROOT
 from theory.runs import RunError, load, run
 from theory.simulate import main
-from theory.studies import STUDIES, Study
+from theory.studies import STUDIES
 from theory.summary import measure
 from theory.tables import COLUMNS, DOMAINS, RATES
 
@@ -150,7 +150,7 @@ def test_a_changed_table_is_noticed(tmp_path, finished):
     rows = tables.read(table, COLUMNS)
     rows[0]["function_error"] = rows[0]["function_error"].replace("1", "2", 1)
     tables.write(table, rows, COLUMNS)
-    with pytest.raises(tables.TableError, match="changed after it was finished.*Restore the file, or start anew"):
+    with pytest.raises(tables.TableError, match=r"changed after it was finished.*Restore the file, or start anew"):
         run(SMALL, tmp_path)
     (tmp_path / "over-linear.json").write_text('{"configuration": {}, "history": [{}]}')
     with pytest.raises(RunError, match="not a record of this command"):

@@ -11,7 +11,6 @@ from theory.rates import Slope, slope, slope_over_truths, verdict
 from theory.studies import STUDIES, Study
 from theory.tables import QUANTITIES, RATES, STATUS, error
 
-
 WITH_THEORY_ONLY = QUANTITIES[QUANTITIES.index("over_prompt_error_unweighted") :]  # the others are always measured
 
 
