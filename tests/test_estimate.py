@@ -215,7 +215,7 @@ def test_what_it_refuses():
         fit(model, (x, y[:-1]), truth)
     with pytest.raises(ValueError, match="y must be finite"):
         fit(model, (x, np.where(y > 1, np.nan, y)), truth)
-    with pytest.raises(ValueError, match="start must be finite"):
+    with pytest.raises(ValueError, match="alpha of start must be finite"):
         fit(model, (x, y), Prompts(truth.p, truth.b, np.nan))
     with pytest.raises(ValueError, match="needs alpha"):
         fit(model, (x, y), Prompts(truth.p, truth.b))
@@ -229,7 +229,7 @@ def test_what_it_refuses():
             fit(model, (x, y), *wrong)
     with pytest.raises(TypeError, match=r"data must be theory\.reduction\.Reduced"):
         fit_reduced(model, (x, y), truth)
-    with pytest.raises(ValueError, match=r"Box\.bias must be positive"):
+    with pytest.raises(ValueError, match=r"Box\.bias must be above 0"):
         Box(bias=0)
     with pytest.raises(ValueError, match="at least the 3 true prompts"):
         near(truth, 2, np.random.default_rng(0))

@@ -247,7 +247,7 @@ def test_unnamed_directions_name_their_parameters():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="expect must name conditions out of alpha = 0, L = 1"):
         require(a_model(), a_truth(), expect=("rank D",))
-    with pytest.raises(ValueError, match=r"p must be \(L, 4\), as B says; got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"p of prompts must be \(L, 4\), as B says; got \(3, 5\)"):
         check(a_model(), a_truth(m=5))
 
 

@@ -171,7 +171,7 @@ def test_prompts_of_another_gate_are_refused(gate, prompts_of):
 
 def test_bad_data_is_named():
     model, prompts, x, y = a_model(d_out=2), some_prompts(), np.zeros((5, 3)), np.zeros((5, 2))
-    with pytest.raises(ValueError, match=r"p must be \(L, 3\), as B says; got \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"p of prompts must be \(L, 3\), as B says; got \(4, 2\)"):
         model(x, some_prompts(m=2))
     with pytest.raises(ValueError, match=r"x must be \(n, 3\); got x \(5, 2\)"):
         model(y, prompts)

@@ -76,5 +76,5 @@ def test_pairs_of_key_and_value():
 
 
 def test_what_it_refuses():
-    with pytest.raises(ValueError, match=r"one gate and one length.*2 with and 3 without"):
+    with pytest.raises(ValueError, match=r"one gate and one length.*length 2 with alpha.*length 3 without alpha"):
         voronoi_loss(Prompts(np.zeros((1, 2)), [0.0], 0.1), Prompts(np.zeros((1, 3)), [0.0]))

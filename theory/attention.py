@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from theory.activations import MLP, Activation
+from theory.arrays import count, number, real
 from theory.model import MoERegression, Prompts
 
 
@@ -45,11 +46,12 @@ def rotations(positions, head_size: int, theta: float = 10000.0) -> np.ndarray:
     ValueError
         If the head size is odd.
     """
-    if head_size % 2:
+    theta = number("theta", theta, 0, strictly=True)
+    if count("head_size", head_size) % 2:
         raise ValueError(f"head_size must be even, as coordinates turn in pairs; got {head_size}")
     first = np.arange(head_size // 2)
     second = first + head_size // 2
-    angle = np.outer(positions, theta ** (-2 * first / head_size))
+    angle = np.outer(real("positions", positions), theta ** (-2 * first / head_size))
     R = np.zeros((len(angle), head_size, head_size))
     R[:, first, first] = R[:, second, second] = np.cos(angle)
     R[:, second, first] = np.sin(angle)
@@ -92,15 +94,16 @@ def head_to_model(
     ValueError
         If shapes disagree or there is no such token.
     """
-    W_q, W_k, W_v = (np.asarray(W, float) for W in (W_q, W_k, W_v))
+    W_q, W_k, W_v = (real(name, W) for name, W in (("W_q", W_q), ("W_k", W_k), ("W_v", W_v)))
     if W_q.ndim != 2 or W_q.shape != W_k.shape or W_v.ndim != 2 or len(W_v) != len(W_q):
         shapes = f"W_q {W_q.shape}, W_k {W_k.shape} and W_v {W_v.shape}"
         raise ValueError(f"W_q and W_k must be (D, D_h) and W_v (D, d') with one D; got {shapes}")
     D, size = W_q.shape
-    query = tokens - 1 if query is None else query
+    tokens = count("tokens", tokens)
+    query = tokens - 1 if query is None else count("query", query, 0)
     if not 0 <= query < tokens:
         raise ValueError(f"query must be a token from 0 to {tokens - 1}; got {query}")
-    R = np.broadcast_to(np.eye(size), (tokens, size, size)) if rotation is None else np.asarray(rotation, float)
+    R = np.broadcast_to(np.eye(size), (tokens, size, size)) if rotation is None else real("rotation", rotation)
     if R.shape != (tokens, size, size):
         raise ValueError(f"rotation must be (T, D_h, D_h) = {(tokens, size, size)}; got {R.shape}")
 
@@ -127,7 +130,7 @@ def head_prompts(P, alpha: float | None = None) -> Prompts:
     alpha : float, optional
         Gating factor of the head, before tanh; none for the joint gate.
     """
-    P = np.atleast_2d(P)
+    P = np.atleast_2d(real("P", P))
     return Prompts(P, np.zeros(len(P)), alpha)
 
 

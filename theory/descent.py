@@ -172,14 +172,14 @@ def _step(layout, theta, gradient, gram, damping, held, low, high, lower, upper)
         slope, A = J.T @ gradient, J.T @ gram @ J
         scale = np.maximum(A.diagonal(), 1e-10 * A.diagonal().max())
         # The ridge settles directions that the model cannot see, such as a common shift of b.
-        A_damped = A + np.diag(damping * scale + 1e-14 * A.trace())
+        A_damped = A + np.diag(damping * scale + (1e-14 * A.trace() or 1.0))
         free_step = -np.linalg.solve(A_damped, slope)
         step = np.zeros(layout.size)
         step[~held] = free_step
         new = _moved(layout, theta, step, pairs, held)
         out = (new < lower) | (new > upper)
         outward = out & ~held & (low | high)
-        if not outward.any() or (outward | held)[layout.b].all():
+        if not outward.any() or (outward | held)[layout.b].all() or (outward | held).all():
             break
         held = held | outward
     share, cut = 1.0, out & ~low & ~high & paired
@@ -237,6 +237,8 @@ def _certificate(layout: Layout, held, gradient, gram, variance: float) -> tuple
     g' G^+ g is the squared length of the residual's projection on the column space of the Jacobian.
     """
     basis = _free_basis(layout, held, np.eye(layout.size))
+    if not basis.size:  # every coordinate is held at a bound
+        return basis, 0.0
     values, vectors = np.linalg.eigh(basis.T @ gram @ basis)
     seen = values > 1e-13 * values[-1]
     length = float(((vectors.T @ (basis.T @ gradient))[seen] ** 2 / values[seen]).sum())

@@ -21,11 +21,14 @@ from functools import partial
 
 import numpy as np
 
+from theory.arrays import count
 from theory.coordinates import Layout
 from theory.descent import TOLERANCE, descend
 from theory.model import MoERegression, Prompts, in_q
 from theory.problem import Box, LeastSquares
 from theory.reduction import Reduced, chunks, reduce
+
+STEP = 1000.0  # difference of scores from which a softmax is a step
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,13 @@ def fit(
     Raises
     ------
     TypeError
-        If data are not such pairs, or start, box or truth is of another class.
+        If data are not such pairs, hold anything but real numbers, or start, box or truth is of another class.
     ValueError
-        If an array has the wrong shape or is not finite, or a start is not or lacks a parameter of this gate.
+        If an array has the wrong shape, is not finite or too large; a start or the truth is not finite or does not have
+        the parameters of this gate; or there are no more observations than parameters.
     """
-    return fit_reduced(
-        model, reduce(model, chunks(data)), start, box, truth, explore=explore, max_iterations=max_iterations
-    )
+    checked = _checked(model, start, box, truth, max_iterations)  # before data are read, which may take hours
+    return _fit(model, reduce(model, chunks(data)), *checked, explore)
 
 
 def fit_reduced(
@@ -121,19 +124,47 @@ def fit_reduced(
     max_iterations: int = 300,
 ) -> FitResult:
     """`fit` on data that are already reduced."""
+    checked = _checked(model, start, box, truth, max_iterations)
     if not isinstance(data, Reduced):
         raise TypeError(f"data must be theory.reduction.Reduced, which reduce(model, chunks) makes; got {_class(data)}")
+    return _fit(model, data, *checked, explore)
+
+
+def _checked(model: MoERegression, start, box, truth, most: int) -> tuple[list[Prompts], Box, Prompts | None, int]:
+    """Starts, box, truth and passes, once they are what `fit` says."""
     starts = [start] if isinstance(start, Prompts) else list(start) if isinstance(start, Sequence) else [start]
     box = Box() if box is None else box
     for name, value, kind in [*(("start", s, Prompts) for s in starts), ("box", box, Box), ("truth", truth, Prompts)]:
         if not (isinstance(value, kind) or (name == "truth" and value is None)):
             raise TypeError(f"{name} must be of class {kind.__name__}; got {_class(value)}")
-    for prompts in starts:
-        model.check_prompts(prompts)
-        if not all(np.isfinite(v).all() for v in vars(prompts).values() if v is not None):
-            raise ValueError(f"a start must be finite; got {prompts}")
+    for name, prompts in [*(("start", s) for s in starts), ("truth", truth)]:
+        if prompts is not None:
+            model.check_prompts(prompts, name)
     if len({len(s) for s in starts}) != 1:
-        raise ValueError(f"starts must all have the same number of prompts; got {[len(s) for s in starts]}")
+        raise ValueError(f"starts must be one or more of the same number of prompts; got {[len(s) for s in starts]}")
+    return starts, box, truth, count("max_iterations", most)
+
+
+def _check_data(model: MoERegression, data: Reduced, starts: list[Prompts], box: Box) -> None:
+    """Raise ValueError unless the data can tell where such prompts are."""
+    size, outputs = Layout(model, len(starts[0])).size, len(data.value_map)
+    if data.n * outputs <= size:
+        raise ValueError(
+            f"n times {outputs} outputs must be more than the {size} parameters of {len(starts[0])} prompts; "
+            f"got n = {data.n}"
+        )
+    reads = data.key_map.T @ data.blocks[0][0]
+    keys = [model.activation(np.clip(s.p, -box.prompt, box.prompt)) for s in starts]
+    if (apart := min(float(np.median(np.ptp(key @ reads, axis=0))) for key in keys)) > STEP:
+        raise ValueError(
+            f"scores x'Bq of the start must differ by less than {STEP:g} from prompt to prompt, or their softmax is a "
+            f"step without slope; got {apart:.3g} (median over rows): scale x or B down"
+        )
+
+
+def _fit(model, data: Reduced, starts: list[Prompts], box: Box, truth: Prompts | None, most: int, explore) -> FitResult:
+    """The fit of checked arguments."""
+    _check_data(model, data, starts, box)
     layout, sigma = Layout(model, len(starts[0])), model.activation
     if sigma.inverse is None:
         problem, bounds = LeastSquares(model, data, layout), box.bounds
@@ -142,9 +173,9 @@ def fit_reduced(
         starts = [in_q(model, s)[1] for s in starts]
     first, passes = layout.pack(starts[0]), 0
     if len(starts) > 1:
-        descents = [descend(problem, layout.pack(s), bounds, max_iterations, explore=False) for s in starts]
+        descents = [descend(problem, layout.pack(s), bounds, most, explore=False) for s in starts]
         first, passes = min(descents, key=lambda d: d.sse).theta, sum(d.iterations for d in descents)
-    best = descend(problem, first, bounds, max_iterations, explore)
+    best = descend(problem, first, bounds, most, explore)
     passes += best.iterations
     at_truth, above = None, False
     if truth is not None:

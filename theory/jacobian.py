@@ -6,6 +6,7 @@ The estimator never forms it (`theory.reduction`).
 import numpy as np
 from scipy.special import logsumexp
 
+from theory.arrays import real
 from theory.model import MoERegression, Prompts
 
 
@@ -29,9 +30,10 @@ def jacobian(model: MoERegression, x: np.ndarray, prompts: Prompts) -> np.ndarra
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If x or the prompts do not fit the model.
     """
+    x = real("x", x)
     f = model(x, prompts)
     key, value = model.keys_and_values(prompts)
     scores = x @ model.B @ key.T + prompts.b

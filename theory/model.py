@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import softmax
 
 from theory.activations import MLP, Activation, activation
+from theory.arrays import count, number, real
 
 GATES = ("zero_init", "joint", "joint_unshared", "zero_init_unshared")
 
@@ -35,6 +36,13 @@ class Prompts:
         Gating factor, seen through tanh(alpha). None for the joint gates.
     p_value : ndarray, (L, m), or None
         Value prompts, for the unshared gates only.
+
+    Raises
+    ------
+    TypeError
+        If an array is masked or holds anything but real numbers.
+    ValueError
+        If shapes disagree.
     """
 
     p: np.ndarray
@@ -43,16 +51,19 @@ class Prompts:
     p_value: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "p", np.atleast_2d(np.asarray(self.p, float)))
-        object.__setattr__(self, "b", np.atleast_1d(np.asarray(self.b, float)))
+        object.__setattr__(self, "p", np.atleast_2d(real("p", self.p)))
+        object.__setattr__(self, "b", np.atleast_1d(real("b", self.b)))
         if self.alpha is not None:
-            object.__setattr__(self, "alpha", float(self.alpha))
+            alpha = real("alpha", self.alpha)
+            if alpha.size != 1:
+                raise ValueError(f"alpha must be one number; got shape {alpha.shape}")
+            object.__setattr__(self, "alpha", alpha.item())
         if self.p_value is not None:
-            object.__setattr__(self, "p_value", np.atleast_2d(np.asarray(self.p_value, float)))
+            object.__setattr__(self, "p_value", np.atleast_2d(real("p_value", self.p_value)))
             if self.p_value.shape != self.p.shape:
                 raise ValueError(f"p_value must have the shape of p; got {self.p_value.shape} and {self.p.shape}")
-        if self.p.ndim != 2 or self.b.shape != (len(self.p),):
-            raise ValueError(f"p must be (L, m) and b (L,); got p {self.p.shape} and b {self.b.shape}")
+        if self.p.ndim != 2 or not self.p.size or self.b.shape != (len(self.p),):
+            raise ValueError(f"p must be (L, m) and b (L,), with L, m >= 1; got p {self.p.shape} and b {self.b.shape}")
 
     def __len__(self) -> int:
         return len(self.p)
@@ -98,14 +109,19 @@ class MoERegression:
 
     Raises
     ------
+    TypeError
+        If an array is masked or holds anything but real numbers, or the activation is of another class.
     ValueError
         If a shape disagrees with the others, a number is not finite, or a name is unknown.
     """
 
     def __init__(self, A, a, eta, B, C, activation: str | Activation | MLP = "identity", gate: str = "zero_init"):
-        self.A, self.a, self.eta, self.B, self.C = (np.array(v, float) for v in (A, a, eta, B, C))
+        given = {"A": A, "a": a, "eta": eta, "B": B, "C": C}
+        self.A, self.a, self.eta, self.B, self.C = (real(name, array).copy() for name, array in given.items())
         if gate not in GATES:
             raise ValueError(f"gate must be one of {', '.join(GATES)}; got {gate!r}")
+        if not all(array.size for array in (self.A, self.a, self.eta, self.B, self.C)):
+            raise ValueError("A, a, eta, B and C must not be empty")
         if self.B.ndim != 2 or self.C.ndim != 2 or self.B.shape[1] != self.C.shape[1]:
             raise ValueError(f"B must be (d, m) and C (d', m) with one m; got B {self.B.shape} and C {self.C.shape}")
         (d, self.m), self.d_out, N = self.B.shape, self.C.shape[0], self.a.size
@@ -117,6 +133,8 @@ class MoERegression:
                 raise ValueError(f"{name} must be finite")
         self.d, self.gate = d, gate
         self.activation = _activation(activation, self.m) if isinstance(activation, str) else activation
+        if not isinstance(self.activation, Activation | MLP):
+            raise TypeError(f"activation must be a name, an Activation or an MLP; got {type(activation).__name__}")
 
     @property
     def joint(self) -> bool:
@@ -132,14 +150,19 @@ class MoERegression:
         """The same pre-trained part under another gate."""
         return MoERegression(self.A, self.a, self.eta, self.B, self.C, self.activation, gate)
 
-    def check_prompts(self, prompts: Prompts) -> None:
-        """Raise ValueError unless the prompts have the parameters that this gate has."""
+    def check_prompts(self, prompts: Prompts, name: str = "prompts") -> None:
+        """Raise ValueError unless the prompts have the parameters of this gate, all finite; TypeError if no Prompts."""
+        if not isinstance(prompts, Prompts):
+            raise TypeError(f"{name} must be of class Prompts; got {type(prompts).__name__}")
         if prompts.p.shape[1] != self.m:
-            raise ValueError(f"p must be (L, {self.m}), as B says; got {prompts.p.shape}")
+            raise ValueError(f"p of {name} must be (L, {self.m}), as B says; got {prompts.p.shape}")
         if (prompts.p_value is not None) != self.unshared:
-            raise ValueError(f"gate {self.gate} {'needs' if self.unshared else 'has no'} p_value")
+            raise ValueError(f"gate {self.gate} {'needs' if self.unshared else 'has no'} p_value; {name} differ")
         if (prompts.alpha is None) != self.joint:
-            raise ValueError(f"gate {self.gate} {'has no' if self.joint else 'needs'} alpha")
+            raise ValueError(f"gate {self.gate} {'has no' if self.joint else 'needs'} alpha; {name} differ")
+        for part, array in vars(prompts).items():
+            if array is not None and not np.isfinite(array).all():
+                raise ValueError(f"{part} of {name} must be finite; got {array}")
 
     def check_data(self, x: np.ndarray, y: np.ndarray | None = None) -> None:
         """Raise ValueError, naming the array, unless x is (n, d), y is (n, d') and both are finite."""
@@ -153,7 +176,20 @@ class MoERegression:
                 raise ValueError(f"{name} must be finite, but it has NaN or infinite values; got {shapes}")
 
     def pretrained(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """f0(x), (n, d'), and the log of its softmax normaliser, (n,)."""
+        """f0(x), (n, d'), and the log of its softmax normaliser, (n,).
+
+        Raises
+        ------
+        ValueError
+            If x is so large that X'AX overflows.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            f0, level = self._pretrained(x)
+        if not (np.isfinite(f0).all() and np.isfinite(level).all()):
+            raise ValueError(f"x is too large: the pre-trained f0(x) overflows at |x| up to {np.abs(x).max():.3g}")
+        return f0, level
+
+    def _pretrained(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         columns = np.ascontiguousarray(x.T)  # long rows: every operation below runs over contiguous numbers
         scores = np.stack([np.einsum("in,in->n", A.T @ columns, columns) for A in self.A]) + self.a[:, None]
         top = scores.max(0)
@@ -170,11 +206,24 @@ class MoERegression:
         return key, key if prompts.p_value is None else self.activation(prompts.p_value)
 
     def __call__(self, x: np.ndarray, prompts: Prompts) -> np.ndarray:
-        """f(x), (n, d) -> (n, d')."""
-        x = np.asarray(x, float)
+        """f(x), (n, d) -> (n, d').
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x or the prompts do not fit this model, are not finite, or are so large that f overflows.
+        """
+        x = real("x", x)
         self.check_data(x)
         self.check_prompts(prompts)
         f0, level = self.pretrained(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            f = self._with_prompts(x, prompts, f0, level)
+        if not np.isfinite(f).all():
+            raise ValueError(f"x and prompts are too large: f overflows at |x| up to {np.abs(x).max():.3g}")
+        return f
+
+    def _with_prompts(self, x, prompts: Prompts, f0: np.ndarray, level: np.ndarray) -> np.ndarray:
         key, value = self.keys_and_values(prompts)
         scores = x @ (self.B @ key.T) + prompts.b
         experts = value @ self.C.T
@@ -184,7 +233,14 @@ class MoERegression:
         return weights[:, :1] * f0 + weights[:, 1:] @ experts
 
     def sample(self, prompts: Prompts, noise: float, n: int, rng: np.random.Generator, chunk: int = 1 << 14):
-        """Yield (x, y) in chunks of rows: X ~ N(0, I_d), Y = f(X) + noise * N(0, I_d')."""
+        """Yield (x, y) in chunks of rows: X ~ N(0, I_d), Y = f(X) + noise * N(0, I_d').
+
+        Raises
+        ------
+        TypeError, ValueError
+            If noise is not at least 0, or n or chunk not a whole number of at least 1.
+        """
+        noise, n, chunk = number("noise", noise, 0), count("n", n), count("chunk", chunk)
         for start in range(0, n, chunk):
             rows = min(chunk, n - start)
             x = rng.standard_normal((rows, self.d))

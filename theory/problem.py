@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from theory.arrays import number
 from theory.coordinates import Layout
 from theory.model import MoERegression
 from theory.reduction import Reduced, evaluate
@@ -21,6 +22,11 @@ class Box:
         Bound on |b - mean b|; for the joint gates, whose level of b is identified, on |b|.
     alpha : float
         Bound on |alpha|.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a bound is not a number above 0.
     """
 
     prompt: float = 4.0
@@ -29,8 +35,7 @@ class Box:
 
     def __post_init__(self) -> None:
         for name, bound in vars(self).items():
-            if not 0 < bound < np.inf:
-                raise ValueError(f"Box.{name} must be positive and finite; got {bound}")
+            number(f"Box.{name}", bound, 0, strictly=True)
 
     def bounds(self, layout: Layout, sigma=None) -> tuple[np.ndarray, np.ndarray]:
         """Least and greatest parameter vector, (size,) each; of sigma(p) in place of p, for an increasing sigma."""

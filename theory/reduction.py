@@ -25,9 +25,11 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from theory.arrays import real
 from theory.kernel import ROWS, accumulate
 from theory.model import MoERegression
 
+LARGEST = 1e70  # its fourth power, which Gram and decrement may hold, is a number still
 CHUNK = 16_384  # rows at a time of data given as arrays
 
 
@@ -79,7 +81,7 @@ def chunks(data) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if hasattr(data, "__array__") or isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
         raise TypeError(f"data must be {pairs}; got one object of class {type(data).__name__}")
     if isinstance(data, tuple | list) and len(data) == 2 and not any(isinstance(part, tuple) for part in data):
-        x, y = (np.asarray(part) for part in data)
+        x, y = (real(name, part) for name, part in zip("xy", data, strict=True))
         if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
             raise ValueError(f"x and y must have the same number of rows; got x {x.shape} and y {y.shape}")
         parts = max(1, len(x) // CHUNK)
@@ -96,8 +98,10 @@ def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
 
     Raises
     ------
+    TypeError
+        If an array is masked or holds anything but real numbers.
     ValueError
-        If an array has the wrong shape or is not finite, or there is no row.
+        If an array has the wrong shape, is not finite or so large that sums of squares overflow, or there is no row.
     """
     d, m = model.B.shape
     Q, R = np.linalg.qr(model.C)
@@ -106,8 +110,11 @@ def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
     value_map = np.vstack([R, np.zeros((1, m))]) if model.joint and outside else R
     blocks, constant, n = [], 0.0, 0
     for x, y in chunks:
-        x, y = np.asarray(x, float), np.asarray(y, float)
+        x, y = real("x", x), real("y", y)
         model.check_data(x, y)
+        for name, array in (("x", x), ("y", y)):
+            if array.size and np.abs(array).max() > LARGEST:
+                raise ValueError(f"{name} must stay under {LARGEST:g} in size; got {np.abs(array).max():.3g}")
         f0, level = model.pretrained(x)
         if not model.joint:  # new empty arrays: a view would keep all of f0 in memory
             f0, level, y = np.empty((len(x), 0)), np.empty(0), y - f0

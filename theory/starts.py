@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from theory.arrays import count as whole
+from theory.arrays import number
 from theory.model import MoERegression, Prompts
 from theory.problem import Box
 
@@ -13,9 +15,12 @@ def near(truth: Prompts, size: int, rng: np.random.Generator, jitter: float = 0.
 
     Raises
     ------
-    ValueError
-        If `size` is below the number of true prompts.
+    TypeError, ValueError
+        If `size` is not a whole number of at least that of true prompts, or `jitter` not a number of at least 0.
     """
+    size, jitter = whole("size", size), number("jitter", jitter, 0)
+    if not isinstance(truth, Prompts):
+        raise TypeError(f"truth must be of class Prompts; got {type(truth).__name__}")
     if size < len(truth):
         raise ValueError(f"a near start must have at least the {len(truth)} true prompts; got size {size}")
     cell = np.r_[np.arange(len(truth)), rng.integers(len(truth), size=size - len(truth))]
@@ -33,8 +38,14 @@ def near(truth: Prompts, size: int, rng: np.random.Generator, jitter: float = 0.
 
 
 def anywhere(model: MoERegression, size: int, box: Box, rng: np.random.Generator, count: int) -> list[Prompts]:
-    """`count` starts that know nothing of the truth: prompts and alpha uniform in the box, equal weights."""
-    shape = (size, model.m)
+    """`count` starts that know nothing of the truth: prompts and alpha uniform in the box, equal weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `size` or `count` is not a whole number of at least 1.
+    """
+    shape = (whole("size", size), model.m)
     return [
         Prompts(
             rng.uniform(-box.prompt, box.prompt, shape),
@@ -42,5 +53,5 @@ def anywhere(model: MoERegression, size: int, box: Box, rng: np.random.Generator
             None if model.joint else float(rng.uniform(-box.alpha, box.alpha)),
             rng.uniform(-box.prompt, box.prompt, shape) if model.unshared else None,
         )
-        for _ in range(count)
+        for _ in range(whole("count", count))
     ]

@@ -57,15 +57,31 @@ def voronoi_loss(fitted: Prompts, truth: Prompts) -> VoronoiLoss:
 
     Raises
     ------
+    TypeError
+        If one of the two is no Prompts.
     ValueError
-        If the two are not parameters of one gate, or prompts differ in length.
+        If the two are not parameters of one gate, prompts differ in length, or a number or the loss is not finite.
     """
-    if fitted.atoms.shape[1] != truth.atoms.shape[1] or (fitted.alpha is None) != (truth.alpha is None):
-        raise ValueError(
-            "fitted and true prompts must be of one gate and one length; got prompts of length "
-            f"{fitted.atoms.shape[1]} {'without' if fitted.alpha is None else 'with'} and "
-            f"{truth.atoms.shape[1]} {'without' if truth.alpha is None else 'with'} alpha"
-        )
+    for name, prompts in (("fitted", fitted), ("truth", truth)):
+        if not isinstance(prompts, Prompts):
+            raise TypeError(f"{name} must be of class Prompts; got {type(prompts).__name__}")
+        if not all(np.isfinite(array).all() for array in vars(prompts).values() if array is not None):
+            raise ValueError(f"{name} prompts must be finite; got {prompts}")
+    if (kinds := [_kind(prompts) for prompts in (fitted, truth)])[0] != kinds[1]:
+        raise ValueError(f"fitted and true prompts must be of one gate and one length; got {' and '.join(kinds)}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss = _loss(fitted, truth)
+    if not np.isfinite(loss.total):
+        raise ValueError(f"prompts or weights are too large: the loss is {loss.total}; got {fitted} against {truth}")
+    return loss
+
+
+def _kind(prompts: Prompts) -> str:
+    shared = "shared" if prompts.p_value is None else "unshared"
+    return f"{shared} prompts of length {prompts.p.shape[1]} {'without' if prompts.alpha is None else 'with'} alpha"
+
+
+def _loss(fitted: Prompts, truth: Prompts) -> VoronoiLoss:
     places, weights = _distinct(truth)
     distance = np.linalg.norm(fitted.atoms[:, None] - places, axis=-1)
     cell = distance.argmin(1)
