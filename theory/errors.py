@@ -49,7 +49,7 @@ def errors(study: Study, fitted: Prompts, n: int, truth: int = 0) -> dict:
         "exact_prompt_error_q": after.exact_prompt_error,
         "over_prompt_error_q": after.over_prompt_error,
         "cells": "-".join(map(str, loss.cells)),
-        "over_term": loss.over if max(loss.cells) > 1 else NAN,
+        "over_term": NAN if np.isnan(loss.over_prompt_error) else loss.over,
         **(halves_errors(seen, goal) if study.moving in SPLITS else _NO_HALVES),
         "gated_prompt_error": NAN if true.alpha is None else float(np.tanh(true.alpha)) * loss.exact_prompt_error,
         "merged_error": merged_loss(seen, goal).total,
