@@ -7,10 +7,11 @@ from itertools import pairwise
 import numpy as np
 
 from theory.identifiability import Report, require
+from theory.misspecified import projection
 from theory.model import MoERegression, Prompts
 from theory.problem import Box
 from theory.theorems import THEORY, Rate
-from theory.truths import MOVES, SPLITS, Setting, draw_model, draw_prompts, projection
+from theory.truths import MOVES, SPLITS, Setting, draw_model, draw_prompts
 
 BOX = Box(prompt=4.0, bias=3.0, alpha=2.0)
 STARTS = ("near", "global")

@@ -12,20 +12,15 @@ seen, off those). So every truth splits a comparable amount, and c is no choice 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 from scipy.linalg import null_space
 from scipy.stats import qmc
 
 from common.streams import stream
-from theory.estimate import fit_reduced
 from theory.jacobian import jacobian
-from theory.merging import double, merge
+from theory.merging import double
 from theory.model import MoERegression, Prompts
-from theory.problem import Box
-from theory.reduction import chunks, reduce
-from theory.starts import anywhere
 
 DRAWS = 1000  # of true prompts, until they are far enough from each other
 POINTS = 1 << 12  # inputs at which derivatives are taken
@@ -197,22 +192,6 @@ def values(model: MoERegression, whole: Prompts, noise: float) -> Callable[[int]
 def gate(model: MoERegression, whole: Prompts, noise: float) -> Callable[[int], Prompts]:
     """A gate that closes, alpha_n = 0.8 (n / 316)^-1/4: the start of training."""
     return lambda n: replace(whole, alpha=ALPHA * (n / 316) ** -0.25)
-
-
-def projection(model: MoERegression, truth: Prompts, size: int, box: Box) -> Prompts:
-    """The `size` prompts whose f is nearest in L2(mu) to f at the truth, size < L: what misspecified fits converge to.
-
-    Least squares on noise-free data at Sobol points, from every merging of two true prompts and from anywhere; the
-    nearest is taken on part of the points.
-    """
-    x = qmc.MultivariateNormalQMC(np.zeros(model.d), rng=stream(0, "projection")).random(8 * POINTS)
-    data = reduce(model, chunks((x, model(x, truth))))
-    starts = [truth]
-    while len(starts[0]) > size:
-        starts = [merge(s, i, j) for s in starts for i, j in combinations(range(len(s)), 2)]
-    starts += anywhere(model, size, box, stream(0, "projection", "starts"), 2 * len(starts))
-    part = fit_reduced(model, data.head(POINTS), starts, box, explore=False)
-    return fit_reduced(model, data, part.prompts, box).prompts
 
 
 MOVES = {"": fixed, "quarter": quarter, "sixth": sixth, "values": values, "gate": gate}
