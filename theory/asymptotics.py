@@ -52,7 +52,6 @@ from theory.truths import Moments, off
 H = 1e-6  # terms of second order are this small, and so is rounding over it: 1e-16 / 1e-6 = 1e-10
 GAUGE = 1e-13  # eigenvalues below this share of the largest are gauges; `theory.identifiability` admits none else
 CHUNK = 1 << 13
-PLACES = 1 << 10  # of the spare prompt, where it may stand anywhere
 LIGHT = 1e-6  # its weight against e^0: f is linear in it
 
 
@@ -140,7 +139,9 @@ def predict(
     return ({} if covariance is not None else {"function_error": float(noise * chi)}) | means
 
 
-def over_specified(model: MoERegression, truth: Prompts, noise: float, box: Box, seed: int = 0) -> dict[str, float]:
+def over_specified(
+    model: MoERegression, truth: Prompts, noise: float, box: Box, seed: int = 0, places: int = 1 << 10
+) -> dict[str, float]:
     """Constants of fits with one prompt more: mean error ~ constant n^-1/2 (function error) or n^-1/4 (the others).
 
     Parameters
@@ -153,6 +154,8 @@ def over_specified(model: MoERegression, truth: Prompts, noise: float, box: Box,
     box : Box
         Its bias bound decides which prompts can be split, and how unevenly.
     seed : int
+    places : int
+        Of the spare prompt, where it may stand anywhere; a power of two.
 
     Returns
     -------
@@ -179,7 +182,9 @@ def over_specified(model: MoERegression, truth: Prompts, noise: float, box: Box,
     length = np.linalg.norm(D, axis=1)
     rng = stream(seed, "asymptotics", "over")
     best, where = _supremum(D / length[:, None], 1 << 16, rng)
-    free = _supremum(np.vstack([D / length[:, None], _light_prompts(moments, model, box, seed)]), 1 << 13, rng)[0]
+    free = _supremum(np.vstack([D / length[:, None], _light_prompts(moments, model, box, places, seed)]), 1 << 13, rng)[
+        0
+    ]
     rank = moments.tangent.shape[1]
     found = {"vanishes": float((best <= 0).mean())}
     for name, sup in {"": best, "_free": free}.items():
@@ -250,9 +255,9 @@ def _sphere(m: int, seed: int) -> np.ndarray:
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
-def _light_prompts(moments: Moments, model: MoERegression, box: Box, seed: int) -> np.ndarray:
+def _light_prompts(moments: Moments, model: MoERegression, box: Box, places: int, seed: int) -> np.ndarray:
     """A_q off the tangent space, of unit length, for q = sigma(p) and p all over the box."""
-    p = qmc.Sobol(model.m, rng=stream(seed, "asymptotics", "box")).random(PLACES)
+    p = qmc.Sobol(model.m, rng=stream(seed, "asymptotics", "box")).random(places)
     whole = moments.whole
     b = np.append(whole.b, np.log(LIGHT))
     more = (Prompts(np.vstack([whole.p, q]), b, whole.alpha) for q in model.activation(box.prompt * (2 * p - 1)))

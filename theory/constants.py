@@ -12,7 +12,7 @@ true one, which is the limit, and `predicted_free` has it anywhere, which n sees
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,13 @@ Predicted = Callable[[int], dict[str, float]]
 ASYMMETRY = 1 << 20  # draws of the asymmetry of two halves
 
 
-def prediction(study: Study, number: int) -> Predicted | None:
-    """What theory predicts for a truth of the study; None where no limit is known to us."""
+def prediction(study: Study, number: int, draws: int = 1 << 11) -> Predicted | None:
+    """What theory predicts for a truth of the study; None where no limit is known to us.
+
+    `draws`, a power of two, is how many of theta (exact fits) or half as many places of the spare prompt are tried.
+    """
     setting = study.setting(number)
     model, rates = setting.model, {q: r.slope for q, r in study.theory.items()}
-    draws = 1 << (11 if study.truths == 1 else 9)
     if study.moving == "gate":
         return lambda n: {
             q: c / np.sqrt(n)
@@ -51,7 +53,7 @@ def prediction(study: Study, number: int) -> Predicted | None:
     if study.moving or study.theory_of == "exact in q only" or (model.unshared and study.extra):
         return None
     if study.extra == 1:
-        constants = over_specified(model, setting.whole, study.noise, study.box)
+        constants = over_specified(model, setting.whole, study.noise, study.box, places=draws // 2)
         rates |= {name: -0.5 for name in constants if name.startswith("function_error")} | {"squared_error": 0.0}
         rates |= {"squared_error_free": 0.0, "over_prompt_error_unweighted": -0.25}
     elif study.extra:
@@ -64,6 +66,7 @@ def prediction(study: Study, number: int) -> Predicted | None:
     return lambda n: {q: c * n ** rates[q] for q, c in constants.items() if q in rates}
 
 
+@cache
 def mean_asymmetry() -> float:
     """Mean error of two halves at distance 1 from their middle, one standard error of asymmetry apart from it.
 
@@ -78,7 +81,7 @@ def mean_asymmetry() -> float:
 def compare(study: Study, rows: list[dict]) -> list[dict]:
     """Rows of constants.csv for a study."""
     numbers = sorted({int(r["truth"]) for r in rows})
-    predictions = [prediction(study, k) for k in numbers]
+    predictions = [prediction(study, k, 1 << (11 if len(numbers) == 1 else 9)) for k in numbers]
     if not predictions or predictions[0] is None:
         return []
     sizes = [n for n in study.sizes if any(int(r["n"]) == n for r in rows)]

@@ -25,6 +25,7 @@ from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from common.tables import TableError
 from common.workers import pool
+from theory.claims import judge_all, lines
 from theory.coordinates import Layout
 from theory.identifiability import IdentifiabilityError
 from theory.runs import RunError, run
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for study in studies:
             print(f"{study.name:24} {study.about}")
         return 0
-    rates, rows, began = [], [], time.monotonic()
+    rates, rows, finished, began = [], [], {}, time.monotonic()
     try:
         tables.read(folder / "rates.csv", RATES)  # a foreign file is noticed before, not after the work
         with _pool(arguments.workers) as pool:
@@ -118,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 save_rates(folder, found)
                 rates += found
                 rows += done
+                finished[study.name] = study, done
     except (RunError, TableError, IdentifiabilityError, NoSlopeError, OSError) as error:
         print(f"simulate.py: error: {error}", file=sys.stderr)
         return 2
@@ -126,8 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     table = show(rates, rows)
     table += f"\n{time.monotonic() - began:.0f} s, {arguments.workers} workers, {provenance()['cpu']}"
-    write_atomic(folder / "table.txt", table + "\n")
-    print(table)
+    claims = lines(judge_all(finished))
+    write_atomic(folder / "table.txt", "\n\n".join(filter(None, (claims, table))) + "\n")
+    if arguments.study:
+        print(table, end="\n\n" if claims else "\n")
+        print(claims, end="\n" if claims else "")
+    else:
+        print(claims, f"All slopes, and what became of the fits: {folder / 'table.txt'}", sep="\n\n")
     return 0
 
 

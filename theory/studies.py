@@ -35,7 +35,7 @@ def _many(**kwargs) -> Study:
         "first_n": 316,
         "replicates": 40,
         "large_replicates": 100,
-        "quick_replicates": 20,
+        "quick_replicates": 10,
     }
     return Study(**defaults | kwargs)
 
@@ -43,10 +43,17 @@ def _many(**kwargs) -> Study:
 STUDIES: dict[str, Study] = {
     s.name: s
     for s in (
-        Study("exact-linear", "Theorem 4.2's rates with as many fitted prompts as true ones", d=4, d_out=4),
+        Study(
+            "exact-linear",
+            "Theorem 4.2's rates with as many fitted prompts as true ones",
+            d=4,
+            d_out=4,
+            quick_replicates=80,
+        ),
         Study(
             "exact-tanh",
             "Theorem 4.4's rates, sigma = tanh, output longer than input",
+            quick_replicates=80,
             theory_of="exact in q",
             activation="tanh",
             d=4,
@@ -56,6 +63,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "exact-gelu",
             "Theorem 4.4's rates, sigma = GELU where it is one-to-one",
+            quick_replicates=80,
             theory_of="exact in q",
             activation="gelu",
             spread=(0.1, 2.3),
@@ -67,6 +75,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "exact-mlp",
             "sigma = a fixed two-layer network, outside Theorem 4.4 only by not being elementwise",
+            quick_replicates=80,
             theory_of="exact in q",
             activation="mlp",
             d=8,
@@ -79,6 +88,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "exact-linear-global",
             "exact-linear from starts that know nothing of the truth",
+            quick_replicates=20,
             d=4,
             d_out=4,
             start="global",
@@ -109,6 +119,7 @@ STUDIES: dict[str, Study] = {
         _over(
             name="over-joint-unshared",
             about="vanilla attention: one softmax, separate key and value prompts",
+            quick_replicates=10,
             theory_of="over unshared",
             gate="joint_unshared",
             expect=("value trade",),
@@ -116,14 +127,21 @@ STUDIES: dict[str, Study] = {
         _over(
             name="over-zero-init-unshared",
             about="control: a softmax of their own, separate key and value prompts",
+            quick_replicates=10,
             theory_of="function only",
             gate="zero_init_unshared",
             expect=("value trade",),
         ),
-        _over(name="over-linear-two", about="Theorem 4.2: two prompts more than the truth has", extra=2),
+        _over(
+            name="over-linear-two",
+            about="Theorem 4.2: two prompts more than the truth has",
+            extra=2,
+            quick_replicates=10,
+        ),
         _many(
             name="quarter-rate",
             about="n^-1/4: one prompt more, in a box that keeps weights off 0",
+            quick_replicates=40,
             theory_of="over in a tight box",
             extra=1,
             box=replace(BOX, bias=1.0),
@@ -153,6 +171,7 @@ STUDIES: dict[str, Study] = {
         _many(
             name="moving-sixth",
             about="a true prompt in halves c n^-1/6 from their middle: the minimax rate",
+            quick_replicates=100,
             theory_of="moving sixth",
             moving="sixth",
             sizes=decades(3, 5.5),
@@ -172,6 +191,7 @@ STUDIES: dict[str, Study] = {
         _many(
             name="moving-unshared",
             about="vanilla attention, separate keys and values: keys n^-1/2 apart, values 1 apart",
+            quick_replicates=20,
             theory_of="moving values",
             gate="joint_unshared",
             moving="values",
@@ -186,6 +206,7 @@ STUDIES: dict[str, Study] = {
         _many(
             name="vanishing-gate",
             about="a gate that closes, alpha_n = 0.8 (n / 316)^-1/4: the start of training",
+            quick_replicates=60,
             theory_of="vanishing gate",
             moving="gate",
             sizes=decades(3.5, 5.5),

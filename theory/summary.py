@@ -7,7 +7,7 @@ import numpy as np
 
 from common import tables
 from common.streams import stream
-from theory.rates import Slope, slope, slope_over_truths, verdict
+from theory.rates import Errors, Slope, slope, slope_over_truths, verdict
 from theory.studies import STUDIES, Study
 from theory.tables import QUANTITIES, RATES, STATUS, error
 
@@ -29,6 +29,13 @@ def errors_of(study: Study, rows: Sequence[dict], quantity: str, first: int = 0)
     return [{n: e[n] for n in shared} for e in every]
 
 
+def slope_of_study(study: Study, every: Sequence[Errors], quantity: str, logarithm: bool = False) -> Slope:
+    """Slope of `errors_of`: over truths, if there are several, else with the bootstrap."""
+    if len(every) > 1:
+        return slope_over_truths(every, logarithm)
+    return slope(every[0], stream(study.seed, study.name, quantity, "bootstrap"), logarithm)
+
+
 def measure(study: Study, rows: list[dict]) -> list[dict]:
     """Slopes with intervals and verdicts of one study: rows of rates.csv.
 
@@ -45,16 +52,11 @@ def measure(study: Study, rows: list[dict]) -> list[dict]:
         if not every or len(every[0]) < 2:
             continue
 
-        def measured(drop: int = 0, logarithm: bool = False, every=every, quantity=quantity) -> Slope:
-            part = [dict(list(errors.items())[drop:]) for errors in every]
-            if len(part) > 1:
-                return slope_over_truths(part, logarithm)
-            return slope(part[0], stream(study.seed, study.name, quantity, "bootstrap"), logarithm)
-
         theory = study.theory.get(quantity)
         try:
-            plain, logarithmic = measured(), measured(logarithm=True)
-            late = measured(drop=1) if len(every[0]) > 2 else None
+            plain, logarithmic = (slope_of_study(study, every, quantity, logarithm) for logarithm in (False, True))
+            without = [dict(list(errors.items())[1:]) for errors in every]
+            late = slope_of_study(study, without, quantity) if len(without[0]) > 1 else None
             word = verdict(plain, theory)
         except ValueError as reason:
             raise NoSlopeError(f"{study.name} has no slope of {quantity}: {reason}") from None
