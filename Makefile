@@ -21,6 +21,7 @@ test-all: .venv/installed  ## with the slow tests
 
 results: .venv/installed $(WORLDS)  ## every study in full; goes on where it was stopped
 	$(PY) theory/simulate.py --full
+	$(PY) -m theory.constants
 	$(PY) theory/simulate.py --out results/quick
 	$(PY) -m theory.cases
 	$(PY) llm/study.py --full

@@ -63,13 +63,13 @@ def run(
     if fresh:
         for path in (table, record):
             path.unlink(missing_ok=True)
-    done, history = load(study, folder)
+    done, former = load(study, folder)
     wanted = list(tasks) if tasks is not None else study.tasks()
     todo = [task for task in wanted if task not in done]
     if todo:
         entry = provenance() | {"rows": len(todo)} | {name: getattr(study, name) for name in ASKED}
-        history = [*history, entry]
-        _write(record, study, history)
+        former = {"configuration": study.configuration(), "history": [*former.get("history", []), entry]}
+        _write(record, former)
         # Largest first, so that no worker is left alone with a large one at the end.
         todo.sort(key=lambda task: -task[0])
         size = sum(task[0] for task in todo)
@@ -79,12 +79,13 @@ def run(
                 bar.update(row["n"])
         done = _by_task(tables.read(table, COLUMNS))
         tables.write(table, [done[k] for k in sorted(done)], COLUMNS)
-    _write(record, study, history, table)
+    if "sha256" not in former:
+        _write(record, former | {"sha256": _sha256(table)})
     return [done[task] for task in sorted(wanted)]
 
 
-def load(study: Study, folder: Path) -> tuple[dict[Task, dict], list[dict]]:
-    """Rows of a study by task, and the provenance of the runs that made them; both empty if there are none.
+def load(study: Study, folder: Path) -> tuple[dict[Task, dict], dict]:
+    """Rows of a study by task, and the record of the runs that made them; both empty if there are none.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def load(study: Study, folder: Path) -> tuple[dict[Task, dict], list[dict]]:
     table, record = folder / f"{study.name}.csv", folder / f"{study.name}.json"
     rows = tables.read(table, COLUMNS)
     if not rows:
-        return {}, []
+        return {}, {}
     former = _record(study, record)
     check(rows, study.name, table)
     if former.get("sha256") not in (None, _sha256(table)):
@@ -115,7 +116,7 @@ def load(study: Study, folder: Path) -> tuple[dict[Task, dict], list[dict]]:
         )
     if len(done) < len(rows):
         raise tables.TableError(f"{table} has a fit twice. Restore the file, or start anew with --fresh")
-    return done, former["history"]
+    return done, former
 
 
 def _by_task(rows: list[dict[str, str]]) -> dict[Task, dict]:
@@ -165,13 +166,9 @@ def _asked(study: Study, entry: dict) -> Study:
     return replace(study, **asked | {"sizes": tuple(asked["sizes"])})
 
 
-def _write(record: Path, study: Study, history: list[dict], table: Path | None = None) -> None:
-    text = {"configuration": study.configuration(), "history": history}
-    if table is not None:
-        text["sha256"] = _sha256(table)
-    new = json.dumps(text, indent=1) + "\n"
-    if not record.exists() or record.read_text() != new:
-        write_atomic(record, new)
+def _write(path: Path, content: dict) -> None:
+    """Write a record at once, atomically."""
+    write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
 def _sha256(path: Path) -> str:
