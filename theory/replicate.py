@@ -53,8 +53,13 @@ def replicate(study: Study, n: int, number: int, truth: int = 0) -> dict:
         "at_bound": len(result.at_bound),
         "bound_kinds": "+".join(sorted({name.partition("[")[0] for name in result.at_bound})) or "none",
         "starts_agree": None,
-        **errors(study, result.prompts, n, truth),
+        **{name: _short(value) for name, value in errors(study, result.prompts, n, truth).items()},
     }
+
+
+def _short(value):
+    """Nine digits: what a machine's rounding leaves of an error, and half the size of the tables."""
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def _start(study: Study, setting: Setting, n: int, data: Reduced, rng: np.random.Generator) -> Prompts:
