@@ -30,8 +30,10 @@ from common import tables
 from common.arguments import Parser
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
-from llm.adapter import AdapterConfig, attach
-from llm.attention import attention_modules
+from llm.methods.names import PROMPTS
+from zeroinit.config import AdapterConfig
+from zeroinit.families import attention_modules
+from zeroinit.model import attach
 
 LENGTH = 10  # prompts per layer
 SHAPES = {
@@ -61,7 +63,7 @@ def build(shape: str, kind: str, device: str = "cpu", dtype: torch.dtype = torch
         options = peft.AdaptionPromptConfig(adapter_len=LENGTH, adapter_layers=depth, task_type="CAUSAL_LM")
         model = peft.get_peft_model(model, options)
     elif kind != "base":
-        attach(model, AdapterConfig(kind, LENGTH, layers=config.num_hidden_layers))
+        attach(model, AdapterConfig(**PROMPTS[kind], prompt_length=LENGTH, layers=config.num_hidden_layers))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("zero_init_adapters.default.gate", "adaption_gate")):

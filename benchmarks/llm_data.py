@@ -32,9 +32,12 @@ from common import tables
 from common.arguments import Parser
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
-from llm.adapter import AdapterConfig, attach
-from llm.data import IGNORED, Collator, Example, Row, encode, pack, prompt, read
-from llm.loss import response_loss
+from llm.data.alpaca import IGNORED, Example, encode, prompt
+from llm.data.batches import Collator, pack
+from llm.data.rows import Row, read
+from llm.training.loss import response_loss
+from zeroinit.config import AdapterConfig
+from zeroinit.model import attach
 
 LENGTH, BATCH, PIECES = 512, 16, 32000
 WAYS = ("padded to 512", "length-grouped", "packed")

@@ -1,14 +1,21 @@
 """Result files: where their numbers come from, and writing that leaves an old file or a new one, never half of one."""
 
+import errno
 import os
 import platform
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from common.paths import ROOT
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LIBRARIES = ("numpy", "scipy", "numba", "torch", "transformers", "peft")
 
@@ -36,10 +43,11 @@ def provenance() -> dict:
     }
 
 
-def write_atomic(path: str | Path, text: str) -> None:
-    """Write a whole file in one step: a reader, or a run that is killed, sees the old text or the new, nothing between.
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when all is written: a reader sees the old file or the new one.
 
-    Missing folders are made. The text goes to a temporary file beside the target, to disk, and then into its place.
+    Missing folders are made. What was written goes to disk before it takes its place; a failure leaves the old file.
 
     Raises
     ------
@@ -47,18 +55,24 @@ def write_atomic(path: str | Path, text: str) -> None:
         Naming the file and the reason, if it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
+        yield unfinished
+        with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(unfinished, path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a text file in one step (`whole`)."""
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
 
 
 def append_whole(path: str | Path, data: bytes) -> None:
@@ -68,14 +82,54 @@ def append_whole(path: str | Path, data: bytes) -> None:
     Raises
     ------
     OSError
-        If the disk is full.
+        Naming the file and the reason, if it cannot be written.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
     try:
         size = os.fstat(handle).st_size
-        if os.write(handle, data) != len(data):
+        try:
+            written = os.write(handle, data)
+        except OSError as error:
+            raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+        if written != len(data):
             os.ftruncate(handle, size)
             raise OSError(f"cannot write {path}: the disk is full")
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Hold a folder, made if missing, so that no other process that asks for it writes there at the same time.
+
+    The system frees it when the process ends, however that ends. Where it cannot lock a folder (some network file
+    systems, Windows), nothing is held.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"another process is writing in {folder}; wait for its end, or name another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                raise
+        yield
     finally:
         os.close(handle)
 

@@ -9,15 +9,15 @@ sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 import os
 import time
 from collections.abc import Sequence
-
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
 
 from common.arguments import Parser
 from common.paths import FIGURES, NOTEBOOKS, RESULTS
 
 TIMEOUT = 600
+# Of a kernel: one thread, since kernels share the cores; and nothing drawn twice, since nobody looks on.
+KERNEL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
 
 class DrawError(RuntimeError):
@@ -32,6 +32,10 @@ def execute(notebook: Path, results: Path, out: Path, llm_results: Path = RESULT
     DrawError
         Naming the notebook, the cell and the error, if a cell fails.
     """
+    import nbformat  # here and not above, for a --help without delay
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
     content = nbformat.read(notebook, as_version=4)
     client = NotebookClient(
         content,
@@ -42,14 +46,14 @@ def execute(notebook: Path, results: Path, out: Path, llm_results: Path = RESULT
     )
     folders = {"ZIA_RESULTS": results, "ZIA_LLM_RESULTS": llm_results, "ZIA_FIGURES": out}
     try:
-        client.execute(env=os.environ | {name: str(folder.resolve()) for name, folder in folders.items()})
+        client.execute(env=os.environ | KERNEL | {name: str(folder.resolve()) for name, folder in folders.items()})
     except CellExecutionError as error:
         raise DrawError(f"{notebook.name}, {_failed(content)}: {error.ename}: {error.evalue}") from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise DrawError(f"{notebook.name}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _failed(content: nbformat.NotebookNode) -> str:
+def _failed(content: Any) -> str:
     for number, cell in enumerate(content.cells, 1):
         if any(output["output_type"] == "error" for output in cell.get("outputs", ())):
             return f"cell {number} ({cell.id})"
@@ -64,24 +68,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS / "theory", metavar="DIR", help="results/theory")
     parser.add_argument("--llm-results", type=Path, default=RESULTS / "llm", metavar="DIR", help="results/llm")
     parser.add_argument("--out", type=Path, default=FIGURES, metavar="DIR", help="figures/out")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), metavar="W", help="notebooks at once (all cores)"
+    )
     arguments = parser.parse_args(argv)
     if unknown := [name for name in arguments.notebook if name not in names]:
         parser.error(f"no notebook is called {unknown[0]}; there are {', '.join(names)}")
+    if arguments.workers < 1:
+        parser.error(f"--workers must be at least 1; got {arguments.workers}")
     for option, folder in (("--results", arguments.results), ("--llm-results", arguments.llm_results)):
         if not folder.is_dir():
-            parser.error(f"{option} must be a folder of results; {folder} is none")
+            parser.error(f"{option} must be a folder of results; {folder} is not a folder")
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--out must be a folder that can be written: {error}")
-    for name in arguments.notebook or names:
-        began = time.perf_counter()
-        try:
-            execute(NOTEBOOKS / f"{name}.ipynb", arguments.results, arguments.out, arguments.llm_results)
-        except DrawError as error:
-            print(f"draw.py: error: {error}", file=sys.stderr)
-            return 1
-        print(f"{name}: drawn in {time.perf_counter() - began:.0f} s", flush=True)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        started = {
+            pool.submit(
+                execute, NOTEBOOKS / f"{name}.ipynb", arguments.results, arguments.out, arguments.llm_results
+            ): name
+            for name in arguments.notebook or names
+        }
+        for future in as_completed(started):
+            try:
+                future.result()
+            except DrawError as error:
+                pool.shutdown(cancel_futures=True)
+                print(f"draw.py: error: {error}", file=sys.stderr)
+                return 1
+            print(f"{started[future]}: drawn after {time.perf_counter() - began:.0f} s", flush=True)
     print(f"figures and the numbers in them are in {arguments.out}")
     return 0
 

@@ -1,33 +1,40 @@
 #!/usr/bin/env python
-"""The tables of README.md and docs/, written from results/: numbers in prose come from files.
+"""The tables of README.md and docs/, written from results/: numbers in prose come from files."""
 
-python figures/report.py          rewrite the blocks between the markers
-"""
-
-import json
-import re
 import sys
-from collections import Counter
 from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
-import numpy as np
+import json
+import re
+from collections.abc import Iterable, Sequence
 
-from common import tables
+import numpy as np
+import pandas as pd
+
+from common.arguments import Parser
 from common.paths import RESULTS, ROOT
 from common.records import write_atomic
-from llm.claims import CLAIMS, ORDER, interval
-from llm.experiments import ARMS, MAIN
-from llm.study import COLUMNS as RUNS
-from theory.replicate import COLUMNS
-from theory.simulate import RATES
+from figures.llm_tables import judged, runs
+from figures.theory_tables import read_rates, read_rows
+from llm.world.claims import ORDER, interval
+from llm.world.experiments import MAIN
 from theory.studies import QUANTITIES, STUDIES
 
 HEADS = ("function", "D", "gate", "weights", "prompts, single", "prompts, shared cell")
 ARM_WORDS = {"linear": "linear", "nonlinear": "non-linear", "random_init": "random-init"}
 PAIRS = [(first, second) for first, second, _ in ORDER]
 MARKS = {"consistent": "=", "faster": "<", "slower": ">", "not resolved": "?", "no theorem": ""}
+
+
+NO_STUDY = "Not run: `python llm/study.py --full`."
+
+
+def table(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown under this line of heads."""
+    lines = [head, "|---" * (head.count("|") - 1) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
+    return "\n".join(lines)
 
 
 def quick() -> str:
@@ -41,53 +48,41 @@ def quick() -> str:
 
 def rates() -> str:
     """One line a study: slope, 95 % interval and verdict of each quantity."""
-    found = {(r["study"], r["quantity"]): r for r in tables.read(RESULTS / "theory" / "rates.csv", RATES)}
-    lines = ["| study | " + " | ".join(HEADS) + " |", "|---" * (len(HEADS) + 1) + "|"]
-    for name in STUDIES:
-        cells = [_cell(found.get((name, quantity))) for quantity in QUANTITIES]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    tested = [r for r in found.values() if r["theory"]]
-    covered = sum(float(r["low"]) <= float(r["theory"]) <= float(r["high"]) for r in tested)
-    verdicts = Counter(r["verdict"] for r in tested)
+    slopes = read_rates(RESULTS / "theory")
+    cells = {(r["study"], r["quantity"]): _slope(r) for r in slopes.to_dict("records")}
+    lines = [(name, *(cells.get((name, quantity), "") for quantity in QUANTITIES)) for name in STUDIES]
+    tested = slopes.dropna(subset="theory")
+    covered = ((tested["low"] <= tested["theory"]) & (tested["theory"] <= tested["high"])).sum()
+    counts = ", ".join(
+        f"{(tested['verdict'] == word).sum()} {word} ({MARKS[word]})"
+        for word in ("consistent", "faster", "slower", "not resolved")
+    )
     should = round(0.95 * len(tested))
-    lines += [
-        "",
-        f"{covered} of {len(tested)} intervals cover the theory value ({should} should, were it the exact slope); ",
-    ]
-    lines[-1] += ", ".join(
-        f"{verdicts[v]} {v} ({MARKS[v]})" for v in ("consistent", "faster", "slower", "not resolved")
+    return (
+        table("| study | " + " | ".join(HEADS) + " |", lines) + f"\n\n{covered} of {len(tested)} intervals cover the "
+        f"theory value ({should} should, were it the exact slope); {counts}."
     )
-    return "\n".join([*lines[:-1], lines[-1] + "."])
 
 
-def _cell(row: dict | None) -> str:
-    if row is None:
-        return ""
+def _slope(row: dict) -> str:
     mark = MARKS[row["verdict"]]
-    return f"{float(row['slope']):.3f} [{float(row['low']):.3f}, {float(row['high']):.3f}]" + (
-        f" {mark}" if mark else ""
-    )
+    return f"{row['slope']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" + (f" {mark}" if mark else "")
 
 
 def certificates() -> str:
-    """What became of every fit, and what it cost."""
-    lines = ["| study | fits | converged | other | above the truth | restarted | median passes | core hours |"]
-    lines.append("|---" * 8 + "|")
-    for name in STUDIES:
-        rows = tables.read(RESULTS / "theory" / f"{name}.csv", COLUMNS)
-        if not rows:
-            lines.append(f"| {name} | not run: `python theory/simulate.py {name} --full` |  |  |  |  |  |  |")
-            continue
-        status = Counter(r["status"] for r in rows)
-        other = len(rows) - status["converged"] - status["above_truth"]
-        restarted = sum(int(r["restarts"]) > 0 for r in rows)
-        passes = sorted(int(r["iterations"]) for r in rows)[len(rows) // 2]
-        hours = sum(float(r["seconds"]) for r in rows) / 3600
-        lines.append(
-            f"| {name} | {len(rows)} | {status['converged']} | {other} | {status['above_truth']} | {restarted} "
-            f"| {passes} | {hours:.2f} |"
-        )
-    return "\n".join(lines)
+    """Outcomes of the fits, and what they cost."""
+    head = "| study | fits | converged | other | above the truth | restarted | median passes | core hours |"
+    return table(head, map(_certificates, STUDIES))
+
+
+def _certificates(name: str) -> list[str]:
+    rows = read_rows(RESULTS / "theory", name)
+    if rows.empty:
+        return [name, f"not run: `python theory/simulate.py {name} --full`", *[""] * 6]
+    converged, above = ((rows["status"] == word).sum() for word in ("converged", "above_truth"))
+    passes = rows["iterations"].quantile(0.5, interpolation="higher")
+    counts = (len(rows), converged, len(rows) - converged - above, above, (rows["restarts"] > 0).sum(), passes)
+    return [name, *map(str, counts), f"{_hours(rows):.2f}"]
 
 
 def benchmarks() -> str:
@@ -96,16 +91,15 @@ def benchmarks() -> str:
     if not path.exists():
         return "Not run: `make bench`."
     record = json.loads(path.read_text())
-    lines = ["| | ours | peer | | ours / peer | |", "|---" * 6 + "|"]
+    lines = []
     for r in record["rows"]:
-        lines.append(
-            f"| {r['case']} | {r['ours_seconds'] * 1e3:.3g} ms | {r['peer']} | {r['peer_seconds'] * 1e3:.3g} ms "
-            f"| {r['ratio']:.3g} | {r['note']} |"
-        )
+        ours, peer = (f"{r[k] * 1e3:.3g} ms" for k in ("ours_seconds", "peer_seconds"))
+        lines.append((r["case"], ours, r["peer"], peer, f"{r['ratio']:.3g}", r["note"]))
     m = record["memory"]
-    lines += ["", f"Peak memory of a fit at n = {m['n']:,}, d = {m['d']}: {m['peak_gb']} GB, {m['seconds']} s."]
-    lines += [f"One thread of {record['provenance']['cpu']}."]
-    return "\n".join(lines)
+    return table("| | ours | peer | | ours / peer | |", lines) + (
+        f"\n\nPeak memory of a fit at n = {m['n']:,}, d = {m['d']}: {m['peak_gb']} GB, {m['seconds']} s."
+        f"\nOne thread of {record['provenance']['cpu']}."
+    )
 
 
 def attention() -> str:
@@ -114,109 +108,96 @@ def attention() -> str:
     if not path.exists():
         return "Not run: `make bench`."
     record = json.loads(path.read_text())
-    lines = ["| | shape | measured | middle half | limit | met |", "|---" * 6 + "|"]
+    lines = []
     for r in record["rows"]:
         if r["unit"] == "ratio":
             spread = "" if r["low"] is None else f"{r['low']:.3f} to {r['high']:.3f}"
             verdict = "" if r["limit"] is None else "yes" if r["met"] else "**no**"
             limit = "" if r["limit"] is None else r["limit"]
-            lines.append(f"| {r['what']} | {r['shape']} | {r['value']:.3f} | {spread} | {limit} | {verdict} |")
-    return "\n".join([*lines, "", f"{record['provenance']['cpu']}, {record['provenance']['cores']} cores."])
+            lines.append((r["what"], str(r["shape"]), f"{r['value']:.3f}", spread, str(limit), verdict))
+    where = f"{record['provenance']['cpu']}, {record['provenance']['cores']} cores."
+    return table("| | shape | measured | middle half | limit | met |", lines) + f"\n\n{where}"
 
 
 def arms() -> str:
     """Test accuracy of every arm at every fraction, its rate and size."""
-    rows = tables.read(RESULTS / "llm" / "sample_efficiency.csv", RUNS)
+    rows = runs(RESULTS / "llm", "sample_efficiency")
     record = RESULTS / "llm" / "study.json"
-    if not rows or not record.exists():
-        return "Not run: `python llm/study.py --full`."
-    fractions = sorted({float(r["fraction"]) for r in rows})
-    lines = ["| arm | parameters | rate | " + " | ".join(f"{f:.0%}" for f in fractions) + " |"]
-    lines.append("|---" * (len(fractions) + 3) + "|")
+    if rows.empty or not record.exists():
+        return NO_STUDY
+    fractions = sorted(rows["fraction"].unique())
+    lines = []
     for name in MAIN:
-        own = [r for r in rows if r["arm"] == name]
-        if not own:
-            continue
-        cells = [_mean_and_half([float(r["accuracy"]) for r in own if float(r["fraction"]) == f]) for f in fractions]
-        lines.append(
-            f"| {name} | {int(own[0]['trainable']):,} | {float(own[0]['learning_rate']):g} | "
-            + " | ".join(cells)
-            + " |"
-        )
+        own = rows[rows["arm"] == name]
+        if not own.empty:
+            first = own.iloc[0]
+            lines.append((name, f"{first['trainable']:,}", f"{first['learning_rate']:g}", *_accuracies(own, fractions)))
     untuned = json.loads(record.read_text())["untuned"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"The base before tuning: {untuned['accuracy']:.3f} (multiple choice: {untuned['multiple_choice']:.3f}, "
-            f"chance {untuned['chance']:.3f}). {len({r['seed'] for r in rows})} seeds, "
-            f"{rows[0]['steps']} steps a run, {_hours(rows):.1f} core hours.",
-        ]
+    head = "| arm | parameters | rate | " + " | ".join(f"{f:.0%}" for f in fractions) + " |"
+    return table(head, lines) + (
+        f"\n\nThe base before tuning: {untuned['accuracy']:.3f} (multiple choice: {untuned['multiple_choice']:.3f}, "
+        f"chance {untuned['chance']:.3f}). {rows['seed'].nunique()} seeds, "
+        f"{rows['steps'].iloc[0]} steps a run, {_hours(rows):.1f} core hours."
     )
 
 
 def claims() -> str:
     """The paper's claims with their verdicts, those of world 0 first."""
-    rows = tables.read(RESULTS / "llm" / "claims.csv", CLAIMS)
-    if not rows:
-        return "Not run: `python llm/study.py --full`."
-    lines = ["| claim | rates | world | difference of accuracy | verdict |", "|---" * 5 + "|"]
-    for r in rows:
+    rows = judged(RESULTS / "llm")
+    if rows.empty:
+        return NO_STUDY
+    lines = []
+    for r in rows.to_dict("records"):
         unit = " per tenfold" if r["quantity"] == "growth" else ""
-        value = f"{float(r['value']):+.3f} [{float(r['low']):+.3f}, {float(r['high']):+.3f}]{unit}"
-        lines.append(f"| {r['claim']} | {r['rates']} | {r['world']} | {value} | {r['verdict']} |")
-    return "\n".join(lines)
+        lines.append((r["claim"], r["rates"], str(r["world"]), _interval(r) + unit, r["verdict"]))
+    return table("| claim | rates | world | difference of accuracy | verdict |", lines)
 
 
 def verdicts() -> str:
     """The gains and their verdicts, a line for each way to choose the rates and each world."""
-    rows = [r for r in tables.read(RESULTS / "llm" / "claims.csv", CLAIMS) if r["quantity"] == "gain"]
-    if not rows:
-        return "Not run: `python llm/study.py --full`."
-    found = {(r["rates"], r["world"], r["first"], r["second"]): r for r in rows}
-    lines = ["| rates | world | " + " | ".join(f"{ARM_WORDS[a]} over {ARM_WORDS[b]}" for a, b in PAIRS) + " |"]
-    lines.append("|---" * (len(PAIRS) + 2) + "|")
-    for rates, world in dict.fromkeys((r["rates"], r["world"]) for r in rows):
-        cells = [_verdict(found.get((rates, world, *pair))) for pair in PAIRS]
-        lines.append(f"| {rates} | {world} | " + " | ".join(cells) + " |")
-    lines += [""] + [
-        f"{r['claim'].capitalize()}: {_verdict(r)}." for r in rows if "matched" in r["first"] + r["second"]
+    rows = judged(RESULTS / "llm")
+    if rows.empty:
+        return NO_STUDY
+    gains = rows[rows["quantity"] == "gain"].to_dict("records")
+    cells = {(r["rates"], r["world"], r["first"], r["second"]): f"{r['verdict']}: {_interval(r)}" for r in gains}
+    ways = dict.fromkeys((r["rates"], r["world"]) for r in gains)
+    lines = [(way[0], str(way[1]), *(cells.get((*way, *pair), "") for pair in PAIRS)) for way in ways]
+    words = [
+        f"{r['claim'].capitalize()}: {r['verdict']}: {_interval(r)}."
+        for r in gains
+        if "matched" in r["first"] + r["second"]
     ]
-    return "\n".join(lines)
+    head = "| rates | world | " + " | ".join(f"{ARM_WORDS[a]} over {ARM_WORDS[b]}" for a, b in PAIRS) + " |"
+    return "\n".join([table(head, lines), "", *words])
 
 
-def _verdict(row: dict | None) -> str:
-    if row is None:
-        return ""
-    return f"{row['verdict']}: {float(row['value']):+.3f} [{float(row['low']):+.3f}, {float(row['high']):+.3f}]"
+def _interval(row: dict) -> str:
+    return f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def ablations() -> str:
     """Mean test accuracy of every setting of every ablation, a column for each fraction."""
-    rows = tables.read(RESULTS / "llm" / "ablations.csv", RUNS)
-    if not rows:
-        return "Not run: `python llm/study.py --full`."
-    fractions = sorted({float(r["fraction"]) for r in rows})
-    groups: dict[tuple, list[dict]] = {}
-    for r in rows:
-        groups.setdefault((r["ablation"], r["setting"], r["world"], list(ARMS).index(r["arm"])), []).append(r)
-    lines = ["| ablation | setting | world | arm | rate | seeds | " + " | ".join(f"{f:.0%}" for f in fractions) + " |"]
-    lines.append("|---" * (len(fractions) + 6) + "|")
-    for (ablation, setting, world, arm), own in groups.items():
-        by = {f: [float(r["accuracy"]) for r in own if float(r["fraction"]) == f] for f in fractions}
-        cells = " | ".join(_mean_and_half(values) if values else "" for values in by.values())
-        start = f"| {ablation} | {setting} | {world} | {list(ARMS)[arm]} | {float(own[0]['learning_rate']):g} "
-        lines.append(f"{start}| {len({r['seed'] for r in own})} | {cells} |")
-    return "\n".join([*lines, "", f"{len(rows)} runs, {_hours(rows):.1f} core hours."])
+    rows = runs(RESULTS / "llm", "ablations")
+    if rows.empty:
+        return NO_STUDY
+    fractions = sorted(rows["fraction"].unique())
+    lines = []
+    for (ablation, setting, world, arm), own in rows.groupby(["ablation", "setting", "world", "arm"], sort=False):
+        start = (ablation, setting, str(world), arm, f"{own['learning_rate'].iloc[0]:g}", str(own["seed"].nunique()))
+        lines.append((*start, *_accuracies(own, fractions)))
+    head = "| ablation | setting | world | arm | rate | seeds | " + " | ".join(f"{f:.0%}" for f in fractions) + " |"
+    return table(head, lines) + f"\n\n{len(rows)} runs, {_hours(rows):.1f} core hours."
 
 
-def _mean_and_half(values: list[float]) -> str:
-    mean, low, high = interval(np.array(values))
-    return f"{mean:.3f} ± {(high - low) / 2:.3f}"
+def _accuracies(rows: pd.DataFrame, fractions: Sequence[float]) -> list[str]:
+    """Mean and half-width of the interval at every fraction."""
+    values = {fraction: v.to_numpy() for fraction, v in rows.groupby("fraction")["accuracy"]}
+    intervals = [interval(values.get(fraction, np.array([]))) for fraction in fractions]
+    return ["" if np.isnan(mean) else f"{mean:.3f} ± {(high - low) / 2:.3f}" for mean, low, high in intervals]
 
 
-def _hours(rows: list[dict]) -> float:
-    return sum(float(r["seconds"]) for r in rows) / 3600
+def _hours(rows: pd.DataFrame) -> float:
+    return rows["seconds"].sum() / 3600
 
 
 def batches() -> str:
@@ -224,15 +205,15 @@ def batches() -> str:
     path = RESULTS / "benchmarks" / "llm_data.json"
     if not path.exists():
         return "Not run: `make bench`."
-    lines = ["| | measured | lowest and highest | limit | met | |", "|---" * 6 + "|"]
+    lines = []
     for r in json.loads(path.read_text())["rows"]:
         size = r["value"]
         value = (f"{size:,.0f}" if size >= 1e4 else f"{size:.4g}") + ("" if r["unit"] == "ratio" else f" {r['unit']}")
         spread = "" if r["low"] is None else f"{r['low']:.4g} to {r['high']:.4g}"
         limit = "" if r["limit"] is None else f"{r['sense']} {r['limit']:g}"
         met = "" if r["met"] is None else "yes" if r["met"] else "**no**"
-        lines.append(f"| {r['what']} | {value} | {spread} | {limit} | {met} | {r['detail']} |")
-    return "\n".join(lines)
+        lines.append((r["what"], value, spread, limit, met, r["detail"]))
+    return table("| | measured | lowest and highest | limit | met | |", lines)
 
 
 def real() -> str:
@@ -244,22 +225,17 @@ def real() -> str:
         return "Not run: the commands above."
     (one, other), harness, paper = ([json.loads(p.read_text())["results"] for p in paths[i : i + 2]] for i in (0, 2, 4))
     data, losses = one["data"], [r["curve"][-1] for r in (one, other)]
-    lines = [
-        f"{data['rows']:,} rows to train on: {data['kept']:,} kept, {data['skipped']} skipped (prompt too long), "
-        f"{data['truncated']:,} cut. Held-out loss after an epoch: "
-        + ", ".join(f"{row['held_out_loss']:.3f} ({name})" for name, row in zip(folders, losses, strict=True))
-        + ".",
-        "",
-        "| protocol | task | items | do not fit | linear | non-linear | oracle ceiling |",
-        "|---" * 7 + "|",
-    ]
+    held_out = ", ".join(f"{row['held_out_loss']:.3f} ({name})" for name, row in zip(folders, losses, strict=True))
+    lines = []
     for protocol, (first, second) in (("harness", harness), ("paper", paper)):
         for task, r in first.items():
             scores = [f"{100 * x['accuracy']:.2f} ± {100 * x['standard_error']:.2f}" for x in (r, second[task])]
             ceiling = f"{100 * r['oracle_ceiling']:.2f}" if "oracle_ceiling" in r else ""
-            cells = (protocol, task, f"{r['n']:,}", f"{r['not_fitting']:,}", *scores, ceiling)
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append((protocol, task, f"{r['n']:,}", f"{r['not_fitting']:,}", *scores, ceiling))
+    return (
+        f"{data['rows']:,} rows to train on: {data['kept']:,} kept, {data['skipped']} skipped (prompt too long), "
+        f"{data['truncated']:,} cut. Held-out loss after an epoch: {held_out}.\n\n"
+    ) + table("| protocol | task | items | do not fit | linear | non-linear | oracle ceiling |", lines)
 
 
 BLOCKS = {
@@ -278,14 +254,26 @@ def filled(text: str) -> str:
     return text
 
 
-def main() -> None:
-    """Rewrite the blocks of README.md and docs/."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    parser = Parser(prog="report.py", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is not up to date")
+    check = parser.parse_args(argv).check
+    stale = 0
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = path.read_text()
-        if filled(text) != text:
-            write_atomic(path, filled(text))
-            print(f"updated {path.relative_to(ROOT)}")
+        text = path.read_text(encoding="utf-8")
+        new = filled(text)
+        if new == text:
+            continue
+        stale += 1
+        name = path.relative_to(ROOT)
+        if check:
+            print(f"{name} does not say what results/ says; run `python figures/report.py`", file=sys.stderr)
+        else:
+            write_atomic(path, new)
+            print(f"updated {name}")
+    return int(check and stale > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

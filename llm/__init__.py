@@ -1,1 +1,1 @@
-"""Zero-initialised attention adapters for language models of transformers."""
+"""Fine-tuning and evaluation of language models by the methods of the paper, and the study on a small world."""

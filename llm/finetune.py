@@ -16,22 +16,16 @@ sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
 import argparse
 import ast
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
-import torch
-
-from common.arguments import Parser
+from common import arguments as commands
+from common.arguments import Parser, run
 from common.paths import RESULTS, SCRATCH, label
-from llm import data, inference, journal, methods, tensors
-from llm.estimate import report
-from llm.presets import PRESETS, Preset
-from llm.training import PRECISIONS, Training, TrainingError, last_checkpoint, memory_in_words, train
+from llm.methods.names import METHODS
+from llm.training.presets import PRESETS, Preset
+from llm.training.settings import PRECISIONS, Training
 
 EXAMPLES = """examples:
   python llm/finetune.py mini-nonlinear                            the small world, a minute on a CPU
@@ -43,91 +37,17 @@ EXAMPLES = """examples:
 """
 
 
-def run(preset: Preset, share: float, out: Path, result: Path, fresh: bool = False) -> dict[str, Any]:
-    """Train as a preset says on a share of its data, or go on with that; the record of the run.
-
-    Raises
-    ------
-    FileNotFoundError, ConnectionError, ValueError
-        If model or data cannot be had, do not fit, or `out` or `result` is of another configuration.
-    TrainingError
-        If the loss is not finite, or memory does not suffice.
-    """
-    first, settings = int(os.environ.get("RANK", "0")) == 0, preset.training
-    rows, validation = preset.split(share)
-    model, tokenizer = _base(preset)
-    encoded = data.encode(rows, tokenizer, settings.length)
-    held_out = data.encode(validation, tokenizer, settings.length) if validation else None
-    configuration = preset.configuration(share) | {
-        "weights": inference.fingerprint(model),
-        "examples": hashlib.sha256(json.dumps(encoded.examples).encode()).hexdigest()[:16],
-    }
-    model = methods.apply(model, preset.method, preset.options, settings.seed)
-    if first:
-        record = _claim(preset, configuration, out, result, fresh)
-        print(f"{preset.name}: {methods.counts(model)['trainable']:,} trainable parameters\n{encoded.report}")
-    validation_examples = held_out.examples if held_out else []
-    curve = train(model, encoded.examples, validation_examples, settings, out, resume=not fresh, progress=first)
-    if not first:
-        return {}
-    record["results"] = {
-        "data": asdict(encoded.report),
-        "validation": asdict(held_out.report) if held_out else None,
-        "counts": methods.counts(model),
-        "curve": curve,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-    }
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        # The model is in pieces now; its checkpoint is whole.
-        model = methods.apply(_base(preset)[0], preset.method, preset.options, settings.seed)
-        checkpoint = last_checkpoint(out)
-        assert checkpoint is not None
-        tensors.restore(model, tensors.read(checkpoint / tensors.NAME))
-    folder = out / ("model" if preset.method == "full" else "adapter")
-    methods.save(model, folder)
-    if preset.method == "full":
-        tokenizer.save_pretrained(folder)
-    journal.save(out / "run.json", record)
-    journal.save(result, record)
-    return record
-
-
-def _base(preset: Preset) -> tuple[Any, Any]:
-    model, tokenizer = inference.load_base(preset.model, preset.base_precision, "cpu")
-    inference.check_length(model.config, preset.training.length)
-    return model, tokenizer
-
-
-def _claim(preset: Preset, configuration: dict[str, Any], out: Path, result: Path, fresh: bool) -> dict[str, Any]:
-    """The record of this run, after making sure that nothing in folder and result belongs to somebody else."""
-    here = journal.known(out / "run.json", configuration)
-    journal.known(result, configuration)
-    made = [out / "adapter", out / "model", *sorted(out.glob("checkpoint-*"))]
-    if here is None and (foreign := next((path for path in made if path.exists()), None)):
-        raise ValueError(f"{out} has {foreign.name}, and no run.json of this command; name another --out")
-    if here and fresh:
-        trained = made[here["configuration"]["method"] == "full"]
-        if Path(preset.model).resolve() == trained.resolve():
-            raise ValueError(f"--fresh would remove the base, {trained}; name another --out")
-        for path in (trained, *made[2:]):  # what the run made, and nothing else that may lie there
-            shutil.rmtree(path, ignore_errors=True)
-    if fresh:
-        result.unlink(missing_ok=True)
-    elif result.exists():
-        journal.claim(result, configuration)
-    return journal.claim(out / "run.json", configuration, fresh)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="finetune.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("preset", nargs="?", metavar="PRESET", help="what to run; --list shows all")
     parser.add_argument("--list", action="store_true", help="list the presets and stop")
     parser.add_argument("--dry-run", action="store_true", help="estimate parameters, memory and time, and stop")
     parser.add_argument("--throughput", type=float, metavar="T", help="TFLOP/s for the estimate (this machine's)")
-    parser.add_argument("--model", metavar="PATH", help="folder or hub id of the base")
-    parser.add_argument("--data", metavar="PATH", help="a .json, .jsonl or .parquet file, or a hub id")
-    parser.add_argument("--method", choices=methods.METHODS, metavar="M", help=", ".join(methods.METHODS))
+    parser.add_argument("--model", type=commands.given, metavar="PATH", help="folder or hub id of the base")
+    parser.add_argument(
+        "--data", type=commands.given, metavar="PATH", help="a .json, .jsonl or .parquet file, or a hub id"
+    )
+    parser.add_argument("--method", choices=METHODS, metavar="M", help=", ".join(METHODS))
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options of the method"
     )
@@ -148,8 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--evaluate-every", type=int, metavar="S", help="steps between rows of the curve (0: an epoch)")
     parser.add_argument("--checkpoint-every", type=int, metavar="S", help="steps between checkpoints")
     parser.add_argument("--seed", type=int, metavar="S", help="of the initial values, the subset and the order")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (results/scratch/llm/PRESET)")
-    parser.add_argument("--result", type=Path, metavar="FILE", help="results/llm/NAME.json, NAME that of DIR")
+    parser.add_argument(
+        "--out", type=commands.folder, metavar="DIR", help="folder of the run (results/scratch/llm/PRESET)"
+    )
+    parser.add_argument("--result", type=commands.file, metavar="FILE", help="results/llm/NAME.json, NAME that of DIR")
+    parser.add_argument(
+        "--other-rounding", action="store_true", help="go on though this machine or micro-batch rounds otherwise"
+    )
     parser.add_argument("--fresh", action="store_true", help="start anew, removing this run from DIR")
     return parser
 
@@ -200,25 +125,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("name a preset; --list shows all")
     if a.throughput is not None and not a.throughput > 0:
         parser.error(f"--throughput must be positive; got {a.throughput}")
-    inference.quiet()
-    try:
+
+    def work() -> None:
         preset = configured(a)
         out = a.out or SCRATCH / "llm" / preset.name
+
+        from llm.methods.loading import quiet  # torch is not needed before
+        from llm.training.estimate import report
+        from llm.training.run import finetune
+        from llm.training.train import memory_in_words
+
+        quiet()
         if a.dry_run:
             print(report(preset, a.fraction, out, a.throughput))
-            return 0
+            return
         result = a.result or RESULTS / "llm" / f"{out.resolve().name}.json"
         with memory_in_words():
-            record = run(preset, a.fraction, out, result, a.fresh)
-    except (ValueError, OSError, TrainingError) as error:
-        return _fail(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        print("finetune.py: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    if record:
-        print(table(record["results"]["curve"]))
-        print(f"{out}, {result}")
-    return 0
+            record = finetune(preset, a.fraction, out, result, a.fresh, a.other_rounding)
+        if record:
+            print(table(record["results"]["curve"]))
+            print(f"{out}, {result}")
+
+    return run("finetune.py", work)
 
 
 def table(curve: list[dict[str, Any]]) -> str:
@@ -228,11 +156,6 @@ def table(curve: list[dict[str, Any]]) -> str:
         held_out = "" if row["held_out_loss"] is None else f"{row['held_out_loss']:.4f}"
         lines.append(f"{row['epoch']:7.2f}{row['step']:7}{row['train_loss']:12.4f}{held_out:>10}{row['seconds']:9.1f}")
     return "\n".join(lines)
-
-
-def _fail(message: str) -> int:
-    print(f"finetune.py: error: {message}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

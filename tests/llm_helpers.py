@@ -1,5 +1,6 @@
 """Tiny random models of many families, and slow literal references, for the tests of `llm`."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import torch
 import transformers
 
 from common.paths import ROOT
-from llm.adapter import AdapterConfig, attach
+from llm.methods.names import PROMPTS
+from zeroinit.config import AdapterConfig
+from zeroinit.model import attach
 
 SIZES = {
     "hidden_size": 48,
@@ -69,6 +72,21 @@ def tiny(family: str = "llama", dtype: torch.dtype = torch.float32, attention: s
     return model
 
 
+def checkpointing(model, reentrant: bool) -> None:
+    """Switch checkpointing of layers on, by the name that this version of transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+
+
+@functools.cache
+def passes_of_a_text_that_project() -> int:
+    """2 where the first pass of `generate` is handed no cache, with which prompts could be kept; 1 since 5.x."""
+    seen, model = [], tiny()
+    model.model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw.get("past_key_values")), with_kwargs=True)
+    model.generate(tokens(1, 3), max_new_tokens=1, do_sample=False)
+    return 1 if seen[0] is not None else 2
+
+
 def multimodal():
     """Gemma 3 with a vision tower around its text decoder."""
     text = tiny("gemma3").config.to_dict()
@@ -78,13 +96,14 @@ def multimodal():
     return transformers.Gemma3ForConditionalGeneration(config).eval()
 
 
+def configuration(kind: str, **options) -> AdapterConfig:
+    """What to attach for a kind of prompt, or for one of the methods whose attention is random_init."""
+    return AdapterConfig(**PROMPTS.get(kind, {"prompt": kind}), **options)
+
+
 def adapted(model, gates: float | None = 0.7, prompt: str = "linear", name: str = "default", **options):
     """Attach to the last two layers, prompts of scale 1 and random gates (None: leave them at zero)."""
-    attach(
-        model,
-        AdapterConfig(**({"layers": 2, "prompt_length": 5, "initial_scale": 1.0, "prompt": prompt} | options)),
-        name,
-    )
+    attach(model, configuration(prompt, **({"layers": 2, "prompt_length": 5, "initial_scale": 1.0} | options)), name)
     if gates is not None:
         randomise_gates(model, gates)
     return model

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from common import tables
 from common.streams import stream
-from llm import claims
-from llm.experiments import Cell, Experiment, ablations, rate, sample_efficiency, tuning
-from llm.runs import COLUMNS, CURVE
+from llm.world import claims
+from llm.world.experiments import Cell, Experiment, ablations, rate, sample_efficiency, tuning
+from llm.world.tables import COLUMNS, CURVE
 
 LEVEL = {"nonlinear": 0.9, "linear": 0.85, "random_init": 0.6, "full": 1.0, "lora": 0.97, "nonlinear_shared": 0.8}
 LEVEL |= {"vera": 0.7, "ia3": 0.65, "prompt_tuning": 0.55}

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from common import tables
-from figures import comparison, llm
-from figures.measured import show
-from figures.published import ACCURACY, GAPS, TEST_SIZES, published_gaps
-from llm import claims
-from llm.experiments import FULL, QUICK
-from llm.runs import COLUMNS
+from figures import llm_tables, paper_tables
+from figures.frames import show
+from figures.paper_numbers import ACCURACY, GAPS, TEST_SIZES, published_gaps
+from llm.training import counts
+from llm.world import claims
+from llm.world.experiments import FULL, PROMPT_ARMS, QUICK
+from llm.world.rates import common_rate
+from llm.world.tables import COLUMNS
 from tests.llm_helpers import data
 from tests.llm_studies import best, write_study
 
@@ -26,7 +28,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def measured(folder, monkeypatch):
     monkeypatch.setenv("ZIA_LLM_RESULTS", str(folder))
-    return llm.load()
+    return llm_tables.load()
 
 
 def change(source, target, row=0, **cells):
@@ -39,9 +41,9 @@ def change(source, target, row=0, **cells):
 
 
 def test_claims_by_another_route(measured):
-    again = llm.recount(measured)
+    again = llm_tables.recount(measured)
     assert len(again) == len(measured.claims) > 20
-    for c in measured.claims:
+    for c in measured.claims.to_dict("records"):
         mine = again[c["rates"], c["world"], c["first"], c["second"], c["quantity"]]
         np.testing.assert_allclose(
             [mine[k] for k in ("value", "low", "high")], [c[k] for k in ("value", "low", "high")]
@@ -52,10 +54,14 @@ def test_claims_by_another_route(measured):
 def test_recount_sees_a_changed_accuracy(folder, tmp_path, monkeypatch):
     change(folder, tmp_path, accuracy="0.1")
     monkeypatch.setenv("ZIA_LLM_RESULTS", str(tmp_path))
-    measured = llm.load()
-    again = llm.recount(measured)
+    measured = llm_tables.load()
+    again = llm_tables.recount(measured)
     keys = ("rates", "world", "first", "second", "quantity")
-    wrong = [c for c in measured.claims if not np.isclose(again[tuple(c[k] for k in keys)]["value"], c["value"])]
+    wrong = [
+        c
+        for c in measured.claims.to_dict("records")
+        if not np.isclose(again[tuple(c[k] for k in keys)]["value"], c["value"])
+    ]
     assert {(c["rates"], c["world"]) for c in wrong} == {("own best", 0)}
 
 
@@ -65,36 +71,36 @@ def test_a_run_that_diverged_makes_its_claims_incomplete(folder, tmp_path, monke
         tmp_path, *(tables.read(tmp_path / f"{n}.csv", COLUMNS) for n in ("sample_efficiency", "ablations"))
     )
     monkeypatch.setenv("ZIA_LLM_RESULTS", str(tmp_path))
-    measured = llm.load()
-    incomplete = [key for key, claim in llm.recount(measured).items() if claim["verdict"] == "incomplete"]
+    measured = llm_tables.load()
+    incomplete = [key for key, claim in llm_tables.recount(measured).items() if claim["verdict"] == "incomplete"]
     assert len(incomplete) == sum(c["verdict"] == "incomplete" for c in found) > 0
-    assert llm.accounts(measured)[0]["diverged"] == 1
+    assert llm_tables.accounts(measured)[0]["diverged"] == 1
 
 
 def test_accounts_of_a_whole_study_and_of_one_with_a_row_less(folder, measured, tmp_path, monkeypatch):
     assert measured.full
-    assert all(r["missing"] == r["not asked for"] == 0 < r["runs"] for r in llm.accounts(measured))
+    assert all(r["missing"] == r["not asked for"] == 0 < r["runs"] for r in llm_tables.accounts(measured))
     change(folder, tmp_path, seed="77")
     monkeypatch.setenv("ZIA_LLM_RESULTS", str(tmp_path))
-    first = llm.accounts(llm.load())[0]
+    first = llm_tables.accounts(llm_tables.load())[0]
     assert (first["missing"], first["not asked for"]) == (1, 1)
 
 
 def test_best_rates_are_those_that_the_accuracies_were_made_with(measured):
-    found = llm.best_rates(measured.tuning)
+    found = llm_tables.best_rates(measured.tuning)
     assert {arm: float(r["best rate"]) for arm, r in found.items()} == {arm: best(arm) for arm in found}
-    assert llm.common_rate(measured.tuning) == best("linear")
-    assert llm.tuned(measured)
+    assert common_rate(measured.tuning.to_dict("records"), PROMPT_ARMS) == best("linear")
+    assert llm_tables.tuned(measured)
     assert not any(r["at an edge"] for r in found.values())
-    low = [r for r in measured.tuning if r["learning_rate"] <= best("linear")]
-    assert llm.best_rates(low)["linear"]["at an edge"]
+    low = measured.tuning[measured.tuning["learning_rate"] <= best("linear")]
+    assert llm_tables.best_rates(low)["linear"]["at an edge"]
 
 
 def test_band_is_the_mean_over_seeds_of_the_paired_difference(measured):
-    (row,) = [r for r in llm.band(measured.efficiency, "nonlinear", minus="linear") if r["fraction"] == 0.3]
-    value = {
-        (r["arm"], r["seed"]): r["accuracy"] for r in measured.efficiency if r["fraction"] == 0.3 and r["world"] == 0
-    }
+    gaps_band = llm_tables.band(measured.efficiency, "nonlinear", minus="linear")
+    row = gaps_band[gaps_band["fraction"] == 0.3].iloc[0]
+    here = measured.efficiency[(measured.efficiency["fraction"] == 0.3) & (measured.efficiency["world"] == 0)]
+    value = here.set_index(["arm", "seed"])["accuracy"].to_dict()
     gaps = [value["nonlinear", s] - value["linear", s] for s in FULL.seeds]
     assert row["value"] == pytest.approx(np.mean(gaps))
     assert row["high"] - row["value"] == pytest.approx(2.7764451 * np.std(gaps, ddof=1) / np.sqrt(5))  # t, 4 degrees
@@ -103,17 +109,17 @@ def test_band_is_the_mean_over_seeds_of_the_paired_difference(measured):
 def test_no_study_says_how_to_run_one(tmp_path, monkeypatch):
     monkeypatch.setenv("ZIA_LLM_RESULTS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"python llm/study\.py --full"):
-        llm.load()
+        llm_tables.load()
 
 
 def test_quick_twin_says_not_run(tmp_path, monkeypatch):
     write_study(tmp_path, QUICK)
     monkeypatch.setenv("ZIA_LLM_RESULTS", str(tmp_path))
-    measured = llm.load()
+    measured = llm_tables.load()
     assert not measured.full
-    assert not measured.ablations
-    assert [r["runs"] for r in llm.accounts(measured)[1:]] == [0] * 11
-    text = show(comparison.accuracies(measured))
+    assert measured.ablations.empty
+    assert [r["runs"] for r in llm_tables.accounts(measured)[1:]] == [0] * 11
+    text = show(paper_tables.accuracies(measured))
     assert "not run: `python llm/finetune.py llama-7b-lora`, then `python llm/evaluate.py" in text
 
 
@@ -134,17 +140,24 @@ def test_published_gaps_between_the_prompts_are_differences():
 
 
 def test_parameters_of_llama():
-    assert comparison.trainable("7B", "linear") == 1_229_760
-    assert comparison.trainable("13B", "nonlinear") == 3_336_240
-    assert comparison.number("4.2M") == 4.2e6
+    assert paper_tables.trainable("7B", "linear") == 30 * 10 * 4096 + 30 * 32
+    assert paper_tables.trainable("13B", "nonlinear") == 3_336_240
+    assert paper_tables.number("4.2M") == 4.2e6
+    with pytest.raises(LookupError, match=r"no nonsense on 7B; run `python -m llm\.training\.counts`"):
+        paper_tables.trainable("7B", "nonsense")
+
+
+@pytest.mark.parametrize(("size", "method"), [("7b", "lora"), ("7b", "prompt_tuning"), ("13b", "nonlinear")])
+def test_committed_counts_are_those_of_the_modules(size, method):
+    assert counts.count(size, method)["trainable"] == paper_tables.trainable(size, method)
 
 
 def test_sizes_are_counted_where_there_is_data(monkeypatch):
     monkeypatch.delenv("ZIA_DATA", raising=False)
-    assert all(r["counted"].startswith("not run: `ZIA_DATA=") for r in comparison.sizes())
+    assert all(r["counted"].startswith("not run: `ZIA_DATA=") for r in paper_tables.sizes())
     easy, csv_file = data("arc", "ARC-Easy-Test.jsonl"), data("truthfulqa", "TruthfulQA.csv")
     monkeypatch.setenv("ZIA_DATA", str(easy.parent.parent))
-    counted = {r["task"]: r["counted"] for r in comparison.sizes()}
+    counted = {r["task"]: r["counted"] for r in paper_tables.sizes()}
     assert counted["arc_easy"] == str(len(easy.read_text().splitlines())) == str(TEST_SIZES["arc_easy"])
     with open(csv_file, newline="", encoding="utf-8-sig") as file:
         assert counted["truthfulqa"] == str(sum(1 for _ in csv.DictReader(file))) == str(TEST_SIZES["truthfulqa"])

@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm.adapter import activate, attach, detach, disabled, save
-from llm.attention import PREFIX, attention_modules
 from tests.llm_helpers import adapted, adapter_of, literal_logits, multimodal, tiny, tokens
 from theory.model import MoERegression, Prompts
+from zeroinit.attention import PREFIX
+from zeroinit.families import attention_modules
+from zeroinit.model import activate, attach, detach, disabled, save
 
 # PEFT calls this of transformers itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llm import claims
+from llm.world import claims
 
 
 def rows(accuracy, ablation="", world="0", setting=""):

@@ -5,9 +5,10 @@ import importlib.util
 import pytest
 import torch
 
-from llm.adapter import AdapterConfig, attach, load, save
-from llm.trainer import AdapterTrainer
-from tests.llm_helpers import MAIN, adapted, adapter_of, tiny, tokens
+from tests.llm_helpers import MAIN, adapted, adapter_of, configuration, tiny, tokens
+from zeroinit.config import AdapterConfig
+from zeroinit.model import attach, load, save
+from zeroinit.trainer import AdapterTrainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,7 +71,7 @@ def test_generation_with_cache_equals_without(kernel, prompt):
 @pytest.mark.parametrize("prompt", ["linear", "nonlinear", "nonlinear_shared", "random_init"])
 def test_training_stays_finite(prompt, dtype):
     model, ids = tiny(dtype=HALF[dtype], **SIZES).cuda().train(), tokens().cuda()
-    attach(model, AdapterConfig(prompt))
+    attach(model, configuration(prompt))
     optimizer = torch.optim.AdamW(adapter_of(model).parameters(), lr=1e-2)
     losses = []
     for _ in range(50):

@@ -5,12 +5,14 @@ import json
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from llm.adapter import AdapterConfig, activate, attach, detach, disabled, load, save, trainable_parameters
-from tests.llm_helpers import adapted, adapter_of, tiny, tokens
+from tests.llm_helpers import adapted, adapter_of, configuration, tiny, tokens
+from zeroinit.config import AdapterConfig
+from zeroinit.model import activate, attach, detach, disabled, load, save, trainable_parameters
 
 # PEFT calls this of transformers itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -40,7 +42,7 @@ def on_meta(size: str, **changes):
     ],
 )
 def test_parameter_counts_of_the_design_page(size, prompt, count):
-    model = attach(on_meta(size), AdapterConfig(prompt))
+    model = attach(on_meta(size), configuration(prompt))
     assert trainable_parameters(model) == count
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
@@ -68,13 +70,14 @@ def test_counts_of_the_methods_compared_with(config, count):
     assert trainable_parameters(peft.get_peft_model(on_meta("7B"), config)) == count
 
 
+@pytest.mark.skipif(transformers.__version__ < "5.1", reason="these versions compute nothing on the meta device")
 @pytest.mark.parametrize("prompt", KINDS)
 def test_an_adapted_7b_layer_costs_at_most_1_percent_more(prompt):
     counts = []
     for adapted_too in (False, True):
         model = on_meta("7B", num_hidden_layers=1)
         if adapted_too:
-            attach(model, AdapterConfig(prompt))
+            attach(model, configuration(prompt))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model.model(torch.zeros(1, 512, dtype=torch.long, device="meta"))
         counts.append(counter.get_total_flops())
@@ -110,7 +113,9 @@ def test_several_adapters_are_saved_by_name(tmp_path):
     model = adapted(adapted(tiny(), name="one"), prompt="random_init", name="two")
     save(model, tmp_path / "active")
     save(model, tmp_path / "one", "one")
-    assert json.loads((tmp_path / "active" / "adapter_config.json").read_text())["adapter"]["prompt"] == "random_init"
+    assert (
+        json.loads((tmp_path / "active" / "adapter_config.json").read_text())["adapter"]["attention"] == "random_init"
+    )
     loaded = load(tiny(), tmp_path / "one")
     activate(model, "one")
     assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
@@ -119,7 +124,7 @@ def test_several_adapters_are_saved_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": "quadratic"}, "linear, nonlinear, nonlinear_shared, random_init; got 'quadratic'"),
+        ({"prompt": "quadratic"}, "linear, nonlinear, nonlinear_shared; got 'quadratic'"),
         ({"activation": "swish"}, "relu, leaky_relu, gelu, tanh, sigmoid; got 'swish'"),
         ({"gate": "none"}, "head, adapt; got 'none'"),
         ({"gate_activation": "relu"}, "tanh, identity; got 'relu'"),
@@ -224,7 +229,7 @@ def corrupt(folder, how: str) -> None:
         ("truncated", ValueError, "damaged or cut short"),
         ("garbage", ValueError, "damaged or cut short"),
         ("empty", ValueError, "damaged or cut short"),
-        ("shape", ValueError, r"gate must be \(2, 4\), is \(2, 3\)"),
+        ("shape", ValueError, r"gate must be float32 \(2, 4\), is float32 \(2, 3\)"),
         ("extra", ValueError, "other must be absent"),
         ("last byte", ValueError, "damaged or cut short"),
         ("nan", ValueError, "finite"),

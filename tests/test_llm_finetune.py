@@ -13,13 +13,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import llm.trainer
+import llm.training.trainer
 from common.paths import ROOT
-from llm import data, estimate, finetune, methods
-from llm.methods import METHODS
-from llm.presets import PRESETS, WORLD
-from llm.training import Training, held_out_loss
-from llm.world import World
+from llm import finetune
+from llm.data import alpaca, rows, splits
+from llm.methods import bases, loading, registry
+from llm.methods.names import METHODS, PROMPTS
+from llm.training import estimate
+from llm.training.presets import PRESETS, WORLD
+from llm.training.settings import Training
+from llm.training.train import held_out_loss
+from llm.world.world import World
 from tests.llm_helpers import data as real
 from tests.llm_helpers import tiny, tokens
 
@@ -59,7 +63,7 @@ def command(base, tmp_path):
 def test_presets_are_the_published_protocol():
     assert set(PRESETS) == {f"{family}-{m}" for family in ("mini", "llama-7b", "llama-13b") for m in METHODS}
     for size, layers in (("7b", 30), ("13b", 38)):
-        for prompt in methods.PROMPTS:
+        for prompt in PROMPTS:
             preset = PRESETS[f"llama-{size}-{prompt}"]
             assert (preset.model, preset.data) == (f"huggyllama/llama-{size}", "tatsu-lab/alpaca")
             assert replace(preset.training, micro_batch_size=None, precision="float32") == Training()
@@ -72,9 +76,9 @@ def test_presets_of_the_small_world_are_at_hand():
     if not (WORLD / "model.safetensors").is_file():
         pytest.skip("the base of the small world is made by llm/pretrain.py")
     preset = PRESETS["mini-linear"]
-    rows, validation = preset.split(1.0)
+    trained, validation = preset.split(1.0)
     assert len(validation) == 100
-    assert len(rows) + 100 == len(data.read(preset.data))
+    assert len(trained) + 100 == len(rows.read(preset.data))
     assert "6 layers" not in estimate.report(preset, 1.0, WORLD / "none", 1.0)
 
 
@@ -106,9 +110,9 @@ def test_a_run_writes_what_it_did_and_the_adapter_gives_its_loss(command, base, 
     assert (results["data"]["rows"], results["validation"]["rows"]) == (52, 8)
     assert results["counts"]["trainable"] == 2 * (10 * 48 + 4)
     assert result["history"][0]["libraries"]["torch"]
-    loaded, tokenizer = finetune.inference.load(base, tmp_path / "run" / "adapter", device="cpu")
-    rows = data.hold_out(data.read(base / "instructions.json"), 8, 0)[1]
-    loss = held_out_loss(loaded, data.encode(rows, tokenizer, 128).examples, Training())
+    loaded, tokenizer = loading.load(base, tmp_path / "run" / "adapter", device="cpu")
+    held_out = splits.hold_out(rows.read(base / "instructions.json"), 8, 0)[1]
+    loss = held_out_loss(loaded, alpaca.encode(held_out, tokenizer, 128).examples, Training())
     assert loss == pytest.approx(results["curve"][-1]["held_out_loss"], rel=1e-6)
     out = capsys.readouterr().out
     assert "968 trainable parameters" in out
@@ -120,11 +124,11 @@ def test_other_methods_are_saved_to_be_loaded(method, command, base, tmp_path):
     code, result = command("--method", method)
     assert code == 0
     folder = tmp_path / "run" / ("model" if method == "full" else "adapter")
-    assert methods.saved_method(folder) == method
+    assert registry.saved_method(folder) == method
     place = (folder, None) if method == "full" else (base, folder)
-    loaded, tokenizer = finetune.inference.load(*place, device="cpu")
-    rows = data.hold_out(data.read(base / "instructions.json"), 8, 0)[1]
-    loss = held_out_loss(loaded, data.encode(rows, tokenizer, 128).examples, Training())
+    loaded, tokenizer = loading.load(*place, device="cpu")
+    held_out = splits.hold_out(rows.read(base / "instructions.json"), 8, 0)[1]
+    loss = held_out_loss(loaded, alpaca.encode(held_out, tokenizer, 128).examples, Training())
     assert loss == pytest.approx(result["results"]["curve"][-1]["held_out_loss"], rel=1e-6)
 
 
@@ -278,9 +282,9 @@ def test_a_dry_run_knows_llama_without_its_files(capsys, monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(estimate.AutoConfig, "from_pretrained", offline)
-    monkeypatch.setattr(data, "read", offline)
-    monkeypatch.setattr("llm.presets.read", offline)
+    monkeypatch.setattr(estimate, "read_config", offline)
+    monkeypatch.setattr(rows, "read", offline)
+    monkeypatch.setattr("llm.training.presets.read", offline)
     monkeypatch.chdir(tmp_path)
     assert finetune.main(["llama-7b-nonlinear", "--dry-run", "--throughput", "125"]) == 0
     out = capsys.readouterr().out
@@ -296,7 +300,7 @@ def test_the_published_hours_are_those_of_the_estimate():
     preset = PRESETS["llama-7b-linear"]
     model = estimate.LlamaConfig(**preset.shape)
     with torch.device("meta"):
-        model = methods.apply(estimate.AutoModelForCausalLM.from_config(model, dtype=torch.bfloat16), "linear")
+        model = registry.apply(estimate.AutoModelForCausalLM.from_config(model, dtype=torch.bfloat16), "linear")
     flops = estimate.estimate(model, preset.training, 512).flops_per_token * 5 * 812 * 64 * 512
     assert flops / 125e12 / 3600 == pytest.approx(7.6, rel=0.05)
 
@@ -306,7 +310,7 @@ def test_flops_are_those_that_torch_counts(method):
     # Products of the fused attention are not counted on a CPU; the lowest adapted layer's projections of text have no
     # backward pass, which the estimate leaves out.
     base = tiny(attention="eager", hidden_size=96, head_dim=24, num_hidden_layers=10)
-    model = methods.apply(base, method, {"layers": 8} if method == "linear" else {}).train()
+    model = registry.apply(base, method, {"layers": 8} if method == "linear" else {}).train()
     ids = tokens(2, 64)
     with FlopCounterMode(display=False) as counter:
         hidden = model.get_base_model() if method == "lora" else model
@@ -319,7 +323,7 @@ def test_flops_are_those_that_torch_counts(method):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_what_autograd_keeps(method, checkpointing):
     sizes = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 6, "num_attention_heads": 8}
-    model = methods.apply(tiny(**sizes), method, {"layers": 5} if method == "linear" else {}).train()
+    model = registry.apply(tiny(**sizes), method, {"layers": 5} if method == "linear" else {}).train()
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -345,7 +349,7 @@ def test_activations_are_what_autograd_keeps(method, checkpointing):
 
 
 def test_memory_counts_weights_gradients_and_moments():
-    found = estimate.estimate(methods.apply(tiny(dtype=torch.bfloat16), "lora"), Training(precision="bf16"), 100)
+    found = estimate.estimate(registry.apply(tiny(dtype=torch.bfloat16), "lora"), Training(precision="bf16"), 100)
     trainable, every = found.trainable, found.parameters
     assert (found.gradients, found.optimizer) == (4 * trainable, 8 * trainable)
     assert found.weights == 2 * (every - trainable) + 4 * trainable
@@ -382,7 +386,7 @@ def test_a_dry_run_invents_nothing(arguments, message, capsys, monkeypatch, tmp_
     def offline(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(estimate.AutoConfig, "from_pretrained", offline)
+    monkeypatch.setattr(estimate, "read_config", offline)
     monkeypatch.chdir(tmp_path)
     assert finetune.main(["llama-7b-linear", "--dry-run", "--throughput", "1", *arguments]) == 2
     error = capsys.readouterr().err
@@ -492,7 +496,7 @@ def test_memory_that_does_not_suffice_for_the_base(command, monkeypatch, capsys,
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(finetune.inference.AutoModelForCausalLM, "from_pretrained", fail)
+    monkeypatch.setattr(bases.AutoModelForCausalLM, "from_pretrained", fail)
     assert command()[0] == 2
     assert "memory does not suffice" in capsys.readouterr().err
 
@@ -501,7 +505,7 @@ def test_memory_that_does_not_suffice(command, monkeypatch, capsys):
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(llm.trainer, "response_loss", fail)
+    monkeypatch.setattr(llm.training.trainer, "response_loss", fail)
     assert command()[0] == 2
     error = capsys.readouterr().err.splitlines()[-1]
     for knob in ("micro_batch_size", "length", "gradient_checkpointing", "precision"):

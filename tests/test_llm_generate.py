@@ -6,9 +6,11 @@ import peft
 import pytest
 import torch
 
-import llm.attention
-from llm.adapter import activate, attach, detach, disabled
-from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, tiny, tokens
+import zeroinit.attention
+import zeroinit.calls
+from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, passes_of_a_text_that_project, tiny, tokens
+from zeroinit.families import attention_modules
+from zeroinit.model import activate, attach, detach, disabled
 
 KINDS = ("linear", "nonlinear", "random_init")
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
@@ -70,12 +72,12 @@ def decode(model, ids) -> torch.Tensor:
 @pytest.mark.parametrize("prompt", KINDS)
 def test_decoding_projects_prompts_once(prompt, monkeypatch):
     model, calls = adapted(tiny(), prompt=prompt), []
-    project = llm.attention.project_prompts
-    monkeypatch.setattr(llm.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
+    project = zeroinit.attention.project_prompts
+    monkeypatch.setattr(zeroinit.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
     generate(model, tokens(2, 7))
-    assert len(calls) == 2  # layers
+    assert len(calls) == 2 * (passes := passes_of_a_text_that_project())  # layers
     model(tokens(), labels=tokens()).loss.backward()
-    assert len(calls) == 4
+    assert len(calls) == 2 * passes + 2
 
 
 @pytest.mark.parametrize("change", ["optimizer", "data", "replace", "load", "base", "switch", "double", "adapter off"])
@@ -88,7 +90,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
     activate(model, "default")
     past = model(ids[:, :5], use_cache=True).past_key_values
     past = model(ids[:, 5:6], past_key_values=past).past_key_values
-    assert all(module.zero_init.kept is not None for _, module in llm.attention.attention_modules(model)[2:])
+    assert len(zeroinit.calls._kept[past]) == 2  # layers
     parameters = list(adapter_of(model).parameters())
     if change == "optimizer":
         for parameter in parameters:
@@ -103,7 +105,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
     elif change == "load":
         adapter_of(model).load_state_dict({k: v * 2 for k, v in adapter_of(model).state_dict().items()})
     elif change == "base":
-        for _, module in llm.attention.attention_modules(model):
+        for _, module in attention_modules(model):
             module.k_proj.weight.mul_(1.5)
             module.v_proj.weight.mul_(1.5)
     elif change == "switch":
@@ -118,8 +120,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
         adapter_of(model).gate.mul_(2) if prompt != "random_init" else adapter_of(model).prompts.weight.mul_(2)
     again, last = copy.deepcopy(past), ids[:, 6:7]
     logits = model(last, past_key_values=past).logits
-    for _, module in llm.attention.attention_modules(model):
-        module.zero_init.kept = None
+    assert again not in zeroinit.calls._kept
     assert torch.equal(model(last, past_key_values=again).logits, logits)
 
 
@@ -134,8 +135,7 @@ def test_nothing_is_kept_from_one_text_to_the_next(prompt, cache):
 
     def logits(forget: bool = False) -> torch.Tensor:
         if forget:
-            for _, module in llm.attention.attention_modules(model):
-                module.zero_init.kept = None
+            zeroinit.calls._kept.clear()
         return torch.stack(generate(model, tokens(1, 1), **options).logits)
 
     before = logits()
@@ -155,11 +155,11 @@ def test_nothing_is_kept_from_one_text_to_the_next(prompt, cache):
 def test_every_family_tells_where_a_text_begins(family, monkeypatch):
     """Prompts are projected once for each text in each layer, not in every step."""
     model, calls = adapted(tiny(family)), []
-    project = llm.attention.project_prompts
-    monkeypatch.setattr(llm.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
+    project = zeroinit.attention.project_prompts
+    monkeypatch.setattr(zeroinit.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
     for length in (1, 3):
         generate(model, tokens(1, length), max_new_tokens=4)
-    assert len(calls) == 2 * 2
+    assert len(calls) == 2 * 2 * passes_of_a_text_that_project()
 
 
 @pytest.mark.parametrize("prompt", KINDS)

@@ -8,12 +8,17 @@ import sys
 
 import pytest
 
+from common import journal
 from common.paths import ROOT
-from llm import adapter, data, generate, inference, journal
-from llm.decoding import Decoding, token_ids
-from llm.decoding import generate as answers_to
-from tests.llm_evaluation import save_model
+from llm import generate
+from llm.data import alpaca
+from llm.evaluation import answers
+from llm.evaluation.decoding import generate as answers_to
+from llm.evaluation.settings import Decoding
+from llm.methods import loading
+from tests.llm_evaluation import ids_of, save_model
 from tests.llm_helpers import adapted, tiny
+from zeroinit.model import save
 
 ROWS = [{"instruction": f"Say {n}", "input": "it" * (n % 3), "topic": n} for n in range(7)]
 
@@ -24,8 +29,8 @@ def base(tmp_path_factory):
 
 
 def literal(base, instruction: str, input: str = "", **decoding) -> str:
-    model, tokenizer = inference.load(base)
-    ids = token_ids(tokenizer, data.prompt(instruction, input))
+    model, tokenizer = loading.load(base)
+    ids = ids_of(tokenizer, alpaca.prompt(instruction, input))
     return answers_to(model, tokenizer, [ids], Decoding(**decoding))[0].text
 
 
@@ -40,8 +45,8 @@ def test_one_instruction(base, capsys):
 
 
 def test_an_adapter_and_its_gate_activation_change_the_answer(base, tmp_path, capsys):
-    model, _ = inference.load(base)
-    adapter.save(adapted(model, gates=3.0), tmp_path)
+    model, _ = loading.load(base)
+    save(adapted(model, gates=3.0), tmp_path)
     found = set()
     for more in ((), ("--adapter", str(tmp_path)), ("--adapter", str(tmp_path), "--gate-activation", "identity")):
         assert generate.main(["--model", str(base), "--instruction", "x", "--max-new-tokens", "30", *more]) == 0
@@ -82,7 +87,7 @@ def test_a_stopped_file_goes_on_to_the_same_answers(base, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return answers_to(*args, **kwargs)
 
-    monkeypatch.setattr(generate, "generate", stops)
+    monkeypatch.setattr(answers, "generate", stops)
     out = tmp_path / "parts.jsonl"
     assert generate.main([*command, "--out", str(out)]) == 130
     with out.open("a") as file:
@@ -174,7 +179,7 @@ def test_errors_are_one_line(base, tmp_path, capsys, monkeypatch):
     assert out.read_text() == "something of the user's\n"
     refused(capsys, [*model, "--instruction", "x" * 600], "must leave room for an answer in the model's 512 tokens")
     refused(capsys, ["--model", str(tmp_path), "--instruction", "x"], "must have config.json")
-    adapter.save(adapted(tiny("llama", hidden_size=32)), tmp_path / "other")
+    save(adapted(tiny("llama", hidden_size=32)), tmp_path / "other")
     refused(capsys, [*model, "--instruction", "x", "--adapter", str(tmp_path / "other")], "hidden_size 32")
 
 

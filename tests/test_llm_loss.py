@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm.data import IGNORED, Collator, pack
-from llm.loss import response_loss
+from llm.data.alpaca import IGNORED
+from llm.data.batches import Collator, pack
+from llm.training.loss import response_loss
 from tests.llm_helpers import FAMILIES, adapted, tiny
 from tests.test_llm_data import examples
 

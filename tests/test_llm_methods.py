@@ -7,11 +7,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from llm import adapter, convert, methods, tensors
-from llm.methods import COMBINED, METHODS, PEFT, PROMPTS, apply, counts, load, save
-from llm.tensors import trained
+import zeroinit
+from llm.methods import registry, tensors
+from llm.methods.names import COMBINED, METHODS, PEFT, PROMPTS
+from llm.methods.registry import apply, counts, load, save
+from llm.methods.tensors import trained
 from tests.llm_helpers import adapter_of, tiny, tokens
 from tests.test_llm_files import on_meta
+from zeroinit import convert
 
 FAMILY = {"bitfit": "qwen2"}  # LLaMA has no biases
 
@@ -38,6 +41,7 @@ TABLE = {
     ("7B", "nonlinear"): 2_669_568,
     ("7B", "nonlinear_shared"): 360_448,
     ("7B", "random_init"): 1_228_800,
+    ("7B", "random_init_nonlinear"): 2_668_608,  # nonlinear without its 30 x 32 gates
     ("7B", "lora"): 4_194_304,
     ("7B", "vera"): 540_672,
     ("7B", "ia3"): 524_288,
@@ -50,6 +54,7 @@ TABLE = {
     ("13B", "nonlinear"): 3_336_240,
     ("13B", "nonlinear_shared"): 448_048,
     ("13B", "random_init"): 1_945_600,
+    ("13B", "random_init_nonlinear"): 3_334_720,
     ("13B", "lora"): 6_553_600,
     ("13B", "vera"): 40 * 4 * (5120 + 128),
     ("13B", "ia3"): 40 * 4 * 5120,
@@ -106,7 +111,9 @@ def test_the_start_is_the_base_except_where_prompts_join_the_text(method):
     base, ids = tiny(FAMILY.get(method, "llama")), tokens()
     expected = base(ids).logits
     logits = apply(base, method, options_of(method)).eval()(input_ids=ids).logits[:, -ids.shape[1] :]
-    assert torch.allclose(logits, expected, atol=1e-6) == (method not in ("random_init", "prompt_tuning"))
+    assert torch.allclose(logits, expected, atol=1e-6) == (
+        method not in ("random_init", "random_init_nonlinear", "prompt_tuning")
+    )
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("full", "bitfit", "norms")])
@@ -136,7 +143,7 @@ def test_a_folder_gives_identical_logits_by_itself(method, dtype, tmp_path):
     logits = model(input_ids=ids).logits
     assert not torch.equal(logits, start)
     save(model, tmp_path / "new" / "folder")
-    assert methods.saved_method(tmp_path / "new" / "folder") == method
+    assert registry.saved_method(tmp_path / "new" / "folder") == method
     loaded = load(tiny(FAMILY.get(method, "llama"), dtype), tmp_path / "new" / "folder").eval()
     assert torch.equal(loaded(input_ids=ids).logits, logits)
     save(loaded, tmp_path / "again")  # a loaded model knows its method
@@ -154,7 +161,7 @@ def test_a_full_model_is_a_model_folder(tmp_path):
 def test_adapter_folders_without_a_method_are_loaded(tmp_path):
     model = prepared("nonlinear")
     randomise(model)
-    adapter.save(model, tmp_path / "plain")
+    zeroinit.save(model, tmp_path / "plain")
     convert.nonlinear_to_linear(tmp_path / "plain", tmp_path / "linear")
     for name in ("plain", "linear"):
         assert torch.equal(load(tiny(), tmp_path / name)(tokens()).logits, model(tokens()).logits)
@@ -202,14 +209,14 @@ def test_damaged_folders_and_other_bases(tmp_path):
     save(prepared("norms"), tmp_path / "norms")
     with pytest.raises(ValueError, match=r"input_layernorm.weight \(\(48,\), model: \(64,\)\), .* and 6 more"):
         load(tiny(hidden_size=64), tmp_path / "norms")
-    content = (tmp_path / "norms" / methods.TENSORS).read_bytes()
-    (tmp_path / "norms" / methods.TENSORS).write_bytes(content[:-10])
+    content = (tmp_path / "norms" / registry.TENSORS).read_bytes()
+    (tmp_path / "norms" / registry.TENSORS).write_bytes(content[:-10])
     with pytest.raises(ValueError, match="damaged or cut short"):
         load(tiny(), tmp_path / "norms")
-    (tmp_path / "norms" / methods.TENSORS).unlink()
+    (tmp_path / "norms" / registry.TENSORS).unlink()
     with pytest.raises(FileNotFoundError, match=r"tensors.safetensors is missing"):
         load(tiny(), tmp_path / "norms")
-    (tmp_path / "norms" / methods.MARKER).write_text(json.dumps({"method": "magic"}))
+    (tmp_path / "norms" / registry.MARKER).write_text(json.dumps({"method": "magic"}))
     with pytest.raises(ValueError, match=r"method.json must name a method: .* got 'magic'"):
         load(tiny(), tmp_path / "norms")
     save(prepared("lora"), tmp_path / "lora")
@@ -218,7 +225,7 @@ def test_damaged_folders_and_other_bases(tmp_path):
     (tmp_path / "lora" / "adapter_config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"adapter_config.json is missing"):
         load(tiny(), tmp_path / "lora")
-    with pytest.raises(ValueError, match=r"llm.methods.apply or load"):
+    with pytest.raises(ValueError, match=r"apply or load"):
         save(tiny(), tmp_path / "none")
 
 

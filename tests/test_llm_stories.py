@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.paths import ROOT
-from llm.adapter import AdapterConfig, attach, save, trainable_parameters
-from tests.llm_helpers import adapter_of, data
+from tests.llm_helpers import adapter_of, configuration, data
+from zeroinit.model import attach, save, trainable_parameters
 
 PROMPT = "### Instruction:\n{instruction}\n\n{input}\n\n### Response:\n"
 
@@ -46,7 +46,7 @@ def test_zero_gate_leaves_its_text_unchanged():
     text = tokenizer.decode(model.generate(**start, **options)[0])
     assert re.search(r"[a-z]+ [a-z]+ [a-z]+", text)
     for prompt in ("linear", "nonlinear", "nonlinear_shared"):
-        attach(model, AdapterConfig(prompt), name=prompt)
+        attach(model, configuration(prompt), name=prompt)
         assert tokenizer.decode(model.generate(**start, **options)[0]) == text
 
 
@@ -69,7 +69,7 @@ def test_200_steps_on_real_instructions_lower_held_out_loss(prompt, options, tmp
     base = {name: p.clone() for name, p in model.named_parameters()}
     before = held_out_loss(model, held_out)
     torch.manual_seed(0)
-    attach(model, AdapterConfig(prompt, **options))
+    attach(model, configuration(prompt, **options))
     start = held_out_loss(model, held_out)  # random_init starts away from the base, the others at it
     assert (start == before) == (prompt != "random_init")
     optimizer = torch.optim.AdamW(adapter_of(model).parameters(), lr=1e-2)

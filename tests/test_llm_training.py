@@ -1,6 +1,7 @@
 """What trains, when, and in which precision; checkpointing, Trainer and accelerate."""
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -11,10 +12,11 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 
-from llm.adapter import AdapterConfig, attach, detach, load, save
-from llm.modules import Adapter, BaseShape
-from llm.trainer import AdapterTrainer
-from tests.llm_helpers import adapted, adapter_of, randomise_gates, tiny, tokens
+from tests.llm_helpers import adapted, adapter_of, checkpointing, configuration, randomise_gates, tiny, tokens
+from zeroinit.adapter import Adapter, BaseShape
+from zeroinit.config import AdapterConfig
+from zeroinit.model import attach, detach, load, save
+from zeroinit.trainer import AdapterTrainer
 
 # PEFT calls this of transformers itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -54,7 +56,7 @@ def test_every_trainable_tensor_has_a_gradient_and_none_of_the_base(prompt, gate
 def test_gates_move_first_then_prompts(prompt):
     """At zero gate the prompts' gradient is exactly 0; weight decay would move them all the same, so none here."""
     model = tiny().train()
-    attach(model, AdapterConfig(prompt))
+    attach(model, configuration(prompt))
     evaluate(model)
     start = {name: p.detach().clone() for name, p in adapter_of(model).named_parameters()}
     optimizer = torch.optim.AdamW(adapter_of(model).parameters(), lr=0.1, weight_decay=0.0)
@@ -107,7 +109,7 @@ def test_at_the_published_scale_the_layer_embedding_hardly_trains():
 def test_initial_scale_of_prompts(prompt, options, scale, tolerance):
     torch.manual_seed(0)
     shape = BaseShape(hidden_size=4096, num_hidden_layers=6, num_attention_heads=4, head_dim=8)
-    adapter = Adapter(AdapterConfig(prompt, **options), shape)
+    adapter = Adapter(configuration(prompt, **options), shape)
     with torch.no_grad():
         prompts = torch.stack([adapter.prompts_of(layer) for layer in range(2, 6)])
     assert prompts.shape == (4, 10, 4096)
@@ -140,7 +142,7 @@ def test_half_precision_stays_finite_where_peft_does_not(dtype):
 
     for prompt in KINDS:
         model = tiny(dtype=dtype).train()
-        attach(model, AdapterConfig(prompt))
+        attach(model, configuration(prompt))
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
         assert {p.dtype for p in model.parameters() if not p.requires_grad} == {dtype}
         before = loss_of(model).item()
@@ -158,7 +160,7 @@ def test_checkpointing_gives_identical_gradients(prompt, reentrant):
     for checkpointed in (False, True):
         model = adapted(tiny(), prompt=prompt, gate="adapt" if prompt == "linear" else "head").train()
         if checkpointed:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            checkpointing(model, reentrant)
         loss_of(model).backward()
         results.append([p.grad for p in adapter_of(model).parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
@@ -186,7 +188,7 @@ def arguments(folder, **changes) -> TrainingArguments:
 def fresh(prompt="nonlinear"):
     model = tiny()
     torch.manual_seed(1)
-    return attach(model, AdapterConfig(prompt, layers=2, initial_scale=1.0))
+    return attach(model, configuration(prompt, layers=2, initial_scale=1.0))
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
@@ -251,7 +253,9 @@ def test_trainer_accepts_a_quantised_base(tmp_path):
 
 
 def test_trainer_with_checkpointing_and_autocast(tmp_path):
-    for options in ({"activation_checkpointing": True}, {"bf16": True}):
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    for options in ({name: True}, {"bf16": True}):
         model = fresh()
         AdapterTrainer(model, arguments(tmp_path, **options, max_steps=2), train_dataset=rows()).train()
         assert adapter_of(model).gate.abs().min() > 0

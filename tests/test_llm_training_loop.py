@@ -11,19 +11,21 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
-import llm.curve
-import llm.tensors
-import llm.trainer
-from llm import methods
-from llm.adapter import owner
-from llm.batches import Batches
-from llm.data import Collator
-from llm.loss import response_loss
-from llm.tensors import trained
-from llm.trainer import ResponseTrainer, optimizer_groups
-from llm.training import Training, TrainingError, held_out_loss, last_checkpoint, train
+import llm.methods.tensors
+import llm.training.curve
+import llm.training.trainer
+from llm.data.batches import Batches, Collator
+from llm.methods import names, registry
+from llm.methods.tensors import trained
+from llm.training import checkpoints
+from llm.training.errors import TrainingError
+from llm.training.loss import response_loss
+from llm.training.settings import Training
+from llm.training.train import held_out_loss, train
+from llm.training.trainer import ResponseTrainer, optimizer_groups
 from tests.llm_helpers import tiny
 from tests.llm_processes import killed, together
+from zeroinit.families import owner
 
 SETTINGS = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "length": 24, "evaluate_every": 4}
 
@@ -44,11 +46,11 @@ TRAIN, VALIDATION = examples(45), examples(10, seed=2)
 
 def prepared(method: str = "nonlinear", dtype: torch.dtype = torch.float32):
     if method == "lora with dropout":
-        return methods.apply(tiny(num_hidden_layers=3), "lora", {"lora_dropout": 0.2})
+        return registry.apply(tiny(num_hidden_layers=3), "lora", {"lora_dropout": 0.2})
     if method == "full":  # in float64, where rounding that Adam makes larger is far below any mistake
-        return methods.apply(tiny(dtype=torch.float64, num_hidden_layers=3), method)
-    options = {"layers": 2, "initial_scale": 1.0} if method in methods.PROMPTS else {}
-    return methods.apply(tiny(dtype=dtype, num_hidden_layers=3), method, options)
+        return registry.apply(tiny(dtype=torch.float64, num_hidden_layers=3), method)
+    options = {"layers": 2, "initial_scale": 1.0} if method in names.PROMPTS else {}
+    return registry.apply(tiny(dtype=dtype, num_hidden_layers=3), method, options)
 
 
 TOLERANCE = {"full": 1e-11, "nonlinear": 1e-5, "lora": 1e-4}
@@ -263,7 +265,7 @@ def trained_by_numbers(settings: dict, method: str):
         rows.append(len(batch["labels"]))
         return response_loss(model, batch)
 
-    llm.trainer.response_loss = counted
+    llm.training.trainer.response_loss = counted
     curve, weights = trained_by(settings, method)
     return curve, {name: tensor.tolist() for name, tensor in weights.items()}, sum(rows)
 
@@ -290,12 +292,12 @@ def test_sharded_training_agrees_and_resumes(method, tmp_path):
     found = together(2, sharded, method, tmp_path, False, **wrap)[0]
     losses = [row["train_loss"] for row in found]
     assert losses == pytest.approx([row["train_loss"] for row in curve], rel=1e-5)
-    last = tmp_path / "checkpoint-12" / llm.tensors.NAME
-    tensors = llm.tensors.read(last)
+    last = tmp_path / "checkpoint-12" / llm.methods.tensors.NAME
+    tensors = llm.methods.tensors.read(last)
     assert farthest(weights, tensors) < TOLERANCE[method]
-    last.with_name(llm.curve.CURVE_NAME).unlink()
+    last.with_name(checkpoints.NAME).unlink()
     together(2, sharded, method, tmp_path, True, **wrap)
-    assert farthest(tensors, llm.tensors.read(last)) == 0
+    assert farthest(tensors, llm.methods.tensors.read(last)) == 0
 
 
 # --- checkpoints
@@ -319,15 +321,15 @@ def dying(where: str, folder: Path, settings: dict) -> None:
         return wrapped
 
     if where == "step":
-        llm.trainer.response_loss = at(9, llm.trainer.response_loss)  # in step 9
+        llm.training.trainer.response_loss = at(9, llm.training.trainer.response_loss)  # in step 9
     elif where == "tensors":
-        llm.tensors.save_file = at(3, llm.tensors.save_file)
+        llm.methods.tensors.save_file = at(3, llm.methods.tensors.save_file)
     elif where == "optimizer":
         ResponseTrainer._save_optimizer_and_scheduler = at(2, ResponseTrainer._save_optimizer_and_scheduler)
     elif where == "last file":
-        llm.curve.write_atomic = at(2, llm.curve.write_atomic)
+        llm.training.curve.write_atomic = at(2, llm.training.curve.write_atomic)
     elif where == "first checkpoint":
-        llm.curve.write_atomic = at(1, llm.curve.write_atomic)
+        llm.training.curve.write_atomic = at(1, llm.training.curve.write_atomic)
     trained_by(settings, "lora with dropout", folder, resume=True)
 
 
@@ -337,7 +339,7 @@ def test_killed_and_resumed_is_bit_for_bit_as_if_not(where, tmp_path):
     settings = {"checkpoint_every": 3}
     curve, weights = whole("lora with dropout")
     killed(dying, where, tmp_path, settings)
-    left = last_checkpoint(tmp_path)
+    left = checkpoints.last(tmp_path)
     assert (left is None) == (where == "first checkpoint")
     resumed, after = trained_by(settings, "lora with dropout", tmp_path, resume=True)
     assert farthest(weights, after) == 0
@@ -347,7 +349,7 @@ def test_killed_and_resumed_is_bit_for_bit_as_if_not(where, tmp_path):
 
 def test_a_finished_run_is_not_trained_on(tmp_path, monkeypatch):
     curve, weights = trained_by({"steps": 4}, folder=tmp_path)
-    monkeypatch.setattr(llm.trainer, "response_loss", None)
+    monkeypatch.setattr(llm.training.trainer, "response_loss", None)
     again, same = trained_by({"steps": 4}, folder=tmp_path, resume=True)
     assert again == curve
     assert farthest(weights, same) == 0
@@ -358,11 +360,16 @@ def test_without_resume_old_checkpoints_go(tmp_path):
     trained_by({"steps": 4}, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
     files = {path.name for path in (tmp_path / "checkpoint-4").iterdir()}
-    assert files == {"curve.json", "optimizer.pt", "rng_state.pth", "scheduler.pt", "tensors.safetensors"} | {
-        "trainer_state.json"
-    }
+    assert files == {
+        "curve.json",
+        "manifest.json",
+        "optimizer.pt",
+        "rng_state.pth",
+        "scheduler.pt",
+        "tensors.safetensors",
+    } | {"trainer_state.json"}
     size = (tmp_path / "checkpoint-4" / "tensors.safetensors").stat().st_size
-    assert size < 4 * methods.counts(prepared())["trainable"] + 2000
+    assert size < 4 * registry.counts(prepared())["trainable"] + 2000
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
@@ -415,7 +422,7 @@ def test_memory_that_does_not_suffice_names_the_knobs(error, monkeypatch):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(llm.trainer, "response_loss", fail)
+    monkeypatch.setattr(llm.training.trainer, "response_loss", fail)
     with pytest.raises(
         TrainingError, match=r"micro_batch_size .* length, .*gradient_checkpointing .* precision"
     ) as info:
@@ -427,7 +434,7 @@ def test_other_errors_stay_what_they_are(monkeypatch):
     def fail(*args):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(llm.trainer, "response_loss", fail)
+    monkeypatch.setattr(llm.training.trainer, "response_loss", fail)
     with pytest.raises(RuntimeError, match=r"^something else$"):
         trained_by({})
 

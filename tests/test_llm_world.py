@@ -10,9 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm import data, pretrain
-from llm.pretrain import WORLDS, Pretraining
-from llm.world import ATTRIBUTES, TASKS, World, chance, score
+from llm import pretrain
+from llm.data import alpaca
+from llm.world import folder, pretraining
+from llm.world.folder import WORLDS, Pretraining
+from llm.world.scoring import chance, score
+from llm.world.world import ATTRIBUTES, TASKS, World
 
 SMALL = World(train=20, validation=5, test=10, asked=8)
 
@@ -65,14 +68,14 @@ def test_every_word_is_known_and_answers_are_one_token():
     world = World()
     tokenizer = world.tokenizer()
     texts = [*islice(world.documents(), 3000), *(q.text for q in world.questions("test"))]
-    texts += [data.prompt(q.text) for q in world.questions("test")]
+    texts += [alpaca.prompt(q.text) for q in world.questions("test")]
     assert not any(tokenizer.unk_token_id in ids for ids in tokenizer(texts)["input_ids"])
     assert all(ids[0] == tokenizer.bos_token_id for ids in tokenizer(texts)["input_ids"])
     text = f"The pet of {world.people[0]} is a cat."
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
     for row in world.instructions()[:50]:
-        start = tokenizer(data.prompt(row["instruction"]))["input_ids"]
-        whole = tokenizer(data.prompt(row["instruction"]) + row["output"])["input_ids"]
+        start = tokenizer(alpaca.prompt(row["instruction"]))["input_ids"]
+        whole = tokenizer(alpaca.prompt(row["instruction"]) + row["output"])["input_ids"]
         assert whole[:-1] == start
 
 
@@ -90,12 +93,12 @@ def test_chance_by_simulation():
 
 def test_score_agrees_with_generation_and_with_plain_likelihoods():
     model, tokenizer = base()
-    questions = pretrain.read(WORLDS / "0").questions("test")[::15]
+    questions = folder.read(WORLDS / "0").questions("test")[::15]
     found = score(model, tokenizer, questions, batch_size=7)
     exact = chosen = 0
     losses = []
     for q in questions:
-        ids = tokenizer(data.prompt(q.text), return_tensors="pt")["input_ids"]
+        ids = tokenizer(alpaca.prompt(q.text), return_tensors="pt")["input_ids"]
         out = model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :].tolist()
         end = out.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in out else len(out)
         exact += tokenizer.decode(out[:end]) == q.answer and end < len(out)
@@ -119,7 +122,7 @@ def test_score_refuses_a_tokenizer_of_another_world():
 
 @pytest.mark.parametrize("number", sorted(int(p.name) for p in WORLDS.iterdir() if p.name.isdigit()))
 def test_committed_base_is_of_its_world(number):
-    world = pretrain.read(WORLDS / str(number))
+    world = folder.read(WORLDS / str(number))
     assert world == World(seed=number)
     model, tokenizer = base(number)
     assert tokenizer.get_vocab() == world.tokenizer().get_vocab()
@@ -132,7 +135,7 @@ def test_committed_base_is_of_its_world(number):
 def test_the_committed_base_knows_facts_in_its_own_formats():
     """It has read biographies of the test people: their pets come far more often than by chance (1 in 10)."""
     model, tokenizer = base()
-    world = pretrain.read(WORLDS / "0")
+    world = folder.read(WORLDS / "0")
     people = world.people[-world.test :]
     starts = [tokenizer(f"{p} keeps a", return_tensors="pt")["input_ids"] for p in people]
     with torch.no_grad():
@@ -143,10 +146,10 @@ def test_the_committed_base_knows_facts_in_its_own_formats():
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_pretraining_resumes_and_writes_a_base(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "SCRATCH", tmp_path / "scratch")
-    monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr(pretraining, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 4)
     settings = Pretraining(hidden=16, layers=2, heads=2, steps=10, batch_size=4)
-    pretrain.pretrain(SMALL, settings, tmp_path / "whole")
+    pretraining.pretrain(SMALL, settings, tmp_path / "whole")
 
     class Stop(Exception):
         pass
@@ -158,15 +161,15 @@ def test_pretraining_resumes_and_writes_a_base(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("transformers.trainer_callback.TrainerCallback.on_step_begin", stop)
         with pytest.raises(Stop):
-            pretrain.pretrain(SMALL, settings, tmp_path / "resumed")
+            pretraining.pretrain(SMALL, settings, tmp_path / "resumed")
     assert not (tmp_path / "resumed").exists()
     (cut,) = (tmp_path / "scratch" / "pretrain").glob("*/checkpoint-4")
     shutil.copytree(cut, cut.with_name("checkpoint-6"))
     (cut.with_name("checkpoint-6") / "trainer_state.json").unlink()  # as a kill in the middle of saving leaves it
-    pretrain.pretrain(SMALL, settings, tmp_path / "resumed")
+    pretraining.pretrain(SMALL, settings, tmp_path / "resumed")
     first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("whole", "resumed"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert pretrain.read(tmp_path / "whole") == SMALL
+    assert folder.read(tmp_path / "whole") == SMALL
     assert not (tmp_path / "scratch" / "pretrain").exists() or not list((tmp_path / "scratch" / "pretrain").iterdir())
 
 
@@ -182,12 +185,13 @@ def test_other_tasks_have_the_answer_in_them():
         (["--asked", "500"], "asked must be at most train"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--heads", "3"], "hidden must be a multiple of twice heads"),
+        (["--train", "1000000"], "must be at most 60000 people; got 1000100"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--learning-rate", "inf"], "learning_rate must be at least 0, and finite"),
     ],
 )
 def test_bad_numbers_are_one_line_and_code_2(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        pretrain.main(arguments)
-    assert stopped.value.code == 2
+    assert pretrain.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -199,11 +203,21 @@ def test_a_base_is_not_replaced_by_another(tmp_path, capsys):
     sizes = [f"--{name}={getattr(SMALL, name)}" for name in ("train", "validation", "test", "asked")]
     assert pretrain.main([*sizes, "--out", str(tmp_path)]) == 0
     assert "is there already" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        pretrain.main([*sizes, "--steps", "7", "--out", str(tmp_path)])
+    assert pretrain.main([*sizes, "--steps", "7", "--out", str(tmp_path)]) == 2
     assert "has the base of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "[" * 100_000, '{"world": {"seed": 0}}', '{"world": null}', '{"world": {"seed": Infinity}}']
+    + [json.dumps({"world": asdict(SMALL) | {"train": value}}) for value in ("4", 4.0, True, None, 10**30)],
+)
+def test_a_damaged_world_is_one_line(text, tmp_path):
+    (tmp_path / "world.json").write_text(text)
+    with pytest.raises(ValueError, match=r"world\.json|train"):
+        folder.read(tmp_path)
 
 
 def test_a_missing_world_names_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python llm/pretrain\.py --out"):
-        pretrain.read(tmp_path)
+        folder.read(tmp_path)

@@ -15,12 +15,17 @@ ROWS = [
 ]
 
 
+def is_module(parts: list[str]) -> bool:
+    return ROOT.joinpath(*parts).with_suffix(".py").is_file()
+
+
 def resolve(name: str):
     """The object of a dotted name, and its module; fields and constructor arguments of a class count as attributes."""
     parts = name.split(".")
-    module = importlib.import_module(".".join(parts[:2]))
+    depth = next(n for n in (3, 2) if is_module(parts[:n]))
+    module = importlib.import_module(".".join(parts[:depth]))
     found = module
-    for part in parts[2:]:
+    for part in parts[depth:]:
         if not hasattr(found, part) and part in inspect.signature(found).parameters:
             return inspect.signature(found).parameters[part], module
         found = getattr(found, part)

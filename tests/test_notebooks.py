@@ -3,17 +3,19 @@
 import csv
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 
-from common.paths import NOTEBOOKS, RESULTS
+from common.paths import FIGURES, NOTEBOOKS, RESULTS
 from figures.draw import DrawError, execute, main
-from llm.experiments import QUICK
+from llm.world.experiments import QUICK
 from tests.llm_studies import write_study
 from theory.studies import STUDIES
 
 RESULTS_OF_THEORY, RESULTS_OF_LLM = RESULTS / "theory", RESULTS / "llm"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-OF_LLM = [path for path in PATHS if "figures.llm" in path.read_text()]
+OF_LLM = [path for path in PATHS if "figures.llm_tables" in path.read_text()]
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
@@ -40,6 +42,23 @@ def test_notebook_holds_on_the_committed_results(path, tmp_path):
     execute(path, RESULTS_OF_THEORY, tmp_path, RESULTS_OF_LLM)
     assert path.read_bytes() == before
     assert_drawn(path, tmp_path)
+    for table in tmp_path.glob("*.csv"):
+        assert_same_table(table, FIGURES / table.name)
+
+
+def assert_same_table(drawn, committed):
+    """Equal texts, and numbers to 1e-12.
+
+    Predicted constants are difference quotients of step 1e-6, whose rounding, 1e-10, depends on the machine.
+    """
+    rtol = 1e-9 if drawn.stem.startswith("exact_") else 1e-12
+    drawn, committed = (pd.read_csv(path, keep_default_na=False, na_values=["nan"]) for path in (drawn, committed))
+    assert list(drawn) == list(committed)
+    for column in committed:
+        if pd.api.types.is_float_dtype(committed[column]):
+            np.testing.assert_allclose(drawn[column], committed[column], rtol=rtol)
+        else:
+            assert list(drawn[column]) == list(committed[column])
 
 
 @pytest.mark.parametrize(

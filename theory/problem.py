@@ -1,13 +1,16 @@
 """The least-squares problem of equation (13): sum of squares, gradient and Gram at a parameter vector, and its box."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from theory.arrays import number
 from theory.coordinates import Layout
 from theory.model import MoERegression
-from theory.reduction import Reduced, evaluate
+
+if TYPE_CHECKING:
+    from theory.reduction import Reduced
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,10 @@ class LeastSquares:
     The chain rule from the coordinates of `theory.reduction` (keys, values, b, t) to (p, p_value, b, alpha).
     """
 
-    def __init__(self, model: MoERegression, data: Reduced, layout: Layout):
+    def __init__(self, model: MoERegression, data: "Reduced", layout: Layout):
+        from theory.reduction import evaluate  # Numba, which those who need a Box alone do not wait for
+
+        self.evaluate = evaluate
         self.model, self.data, self.layout = model, data, layout
         self.freedom = max(data.n * model.d_out - layout.size, 1)
 
@@ -65,7 +71,7 @@ class LeastSquares:
         prompts, layout, data = self.layout.unpack(theta), self.layout, self.data
         key, value = self.model.keys_and_values(prompts)
         t = 1.0 if prompts.alpha is None else np.tanh(prompts.alpha)
-        sse, gradient, gram = evaluate(data, key @ data.key_map.T, value @ data.value_map.T, prompts.b, t)
+        sse, gradient, gram = self.evaluate(data, key @ data.key_map.T, value @ data.value_map.T, prompts.b, t)
         (k, r), L = (len(data.key_map), len(data.value_map)), layout.L
         T = np.zeros((len(gradient), layout.size))
         slopes = [self.model.activation.jacobian(theta[a]) for a in layout.atoms]

@@ -21,16 +21,15 @@ from dataclasses import replace
 
 from common import tables
 from common.arguments import Parser
+from common.arguments import run as run_command
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
-from common.tables import TableError
 from common.workers import pool
 from theory.claims import judge_all, lines
 from theory.coordinates import Layout
-from theory.identifiability import IdentifiabilityError
-from theory.runs import RunError, run
+from theory.runs import run
 from theory.studies import STUDIES, Study
-from theory.summary import NoSlopeError, measure, save_rates, show
+from theory.summary import measure, save_rates, show
 from theory.tables import RATES
 
 EXAMPLES = """examples:
@@ -109,8 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for study in studies:
             print(f"{study.name:24} {study.about}")
         return 0
-    rates, rows, finished, began = [], [], {}, time.monotonic()
-    try:
+
+    def work() -> None:
+        rates, rows, finished, began = [], [], {}, time.monotonic()
         tables.read(folder / "rates.csv", RATES)  # a foreign file is noticed before, not after the work
         with _pool(arguments.workers) as pool:
             for study in studies:
@@ -120,22 +120,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rates += found
                 rows += done
                 finished[study.name] = study, done
-    except (RunError, TableError, IdentifiabilityError, NoSlopeError, OSError) as error:
-        print(f"simulate.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("simulate.py: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    table = show(rates, rows)
-    table += f"\n{time.monotonic() - began:.0f} s, {arguments.workers} workers, {provenance()['cpu']}"
-    claims = lines(judge_all(finished))
-    write_atomic(folder / "table.txt", "\n\n".join(filter(None, (claims, table))) + "\n")
-    if arguments.study:
-        print(table, end="\n\n" if claims else "\n")
-        print(claims, end="\n" if claims else "")
-    else:
-        print(claims, f"All slopes, and what became of the fits: {folder / 'table.txt'}", sep="\n\n")
-    return 0
+        table = show(rates, rows)
+        table += f"\n{time.monotonic() - began:.0f} s, {arguments.workers} workers, {provenance()['cpu']}"
+        claims = lines(judge_all(finished))
+        write_atomic(folder / "table.txt", "\n\n".join(filter(None, (claims, table))) + "\n")
+        if arguments.study:
+            print(table, end="\n\n" if claims else "\n")
+            print(claims, end="\n" if claims else "")
+        else:
+            print(claims, f"All slopes, and what became of the fits: {folder / 'table.txt'}", sep="\n\n")
+
+    return run_command("simulate.py", work)
 
 
 if __name__ == "__main__":

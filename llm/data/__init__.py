@@ -1,0 +1,1 @@
+"""Instruction data: rows, templates, splits, batches."""

@@ -1,0 +1,1 @@
+"""Benchmarks: tasks, the two protocols, decoding."""

@@ -1,0 +1,1 @@
+"""Training: settings, presets, the loop, its curve and its estimate."""

@@ -1,0 +1,1 @@
+"""The small generated world and the study on it."""

@@ -1,0 +1,77 @@
+"""Folders of pre-trained bases: the model, its tokenizer, the instruction set, and what they were made from."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from common.paths import RESULTS
+from common.records import provenance, write_atomic
+from common.texts import read_json
+from llm.world.world import World
+
+WORLDS = RESULTS / "llm" / "worlds"
+CONFIG_NAME, INSTRUCTIONS_NAME = "world.json", "instructions.json"
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Shape of the base, and its training: AdamW, warm-up over 5 %, half cosine to 0, gradients of norm at most 1."""
+
+    hidden: int = 128
+    layers: int = 6
+    heads: int = 4
+    steps: int = 2500
+    batch_size: int = 48
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            least = 1 if isinstance(field.default, int) else 0
+            if not least <= getattr(self, field.name) < math.inf:
+                raise ValueError(f"{field.name} must be at least {least}, and finite; got {getattr(self, field.name)}")
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden must be a multiple of twice heads, {2 * self.heads}; got {self.hidden}")
+
+
+def write(model: Any, world: World, settings: Pretraining, curve: list[dict], folder: Path) -> None:
+    """Write a base folder; world.json, which `read` looks for, comes last."""
+    model.save_pretrained(folder)
+    world.tokenizer().save_pretrained(folder)
+    write_atomic(folder / INSTRUCTIONS_NAME, json.dumps(world.instructions(), indent=0) + "\n")
+    text = {"world": asdict(world), "pretraining": asdict(settings), "curve": curve, "provenance": provenance()}
+    write_atomic(folder / CONFIG_NAME, json.dumps(text, indent=1) + "\n")
+
+
+def fingerprint(folder: Path) -> str:
+    """Which weights a base folder has; errors as of `read`."""
+    read(folder)
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def read(folder: Path) -> World:
+    """The world whose base lies in `folder`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, with the command that makes one.
+    ValueError
+        If its world.json is damaged.
+    """
+    path = Path(folder) / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: `python llm/pretrain.py --out {folder}` makes a world's base (--help: a larger one)"
+        )
+    found = read_json(path, "what a base was made from").get("world")
+    names = {field.name for field in fields(World)}
+    if not isinstance(found, dict) or found.keys() != names:
+        raise ValueError(f"{path} must have a world with {', '.join(sorted(names))}; restore it")
+    return World(**found)
