@@ -23,10 +23,11 @@ import numpy as np
 
 from theory.arrays import count
 from theory.coordinates import Layout
-from theory.descent import TOLERANCE, descend
+from theory.descent import TOLERANCE
 from theory.model import MoERegression, Prompts, in_q
 from theory.problem import Box, LeastSquares
 from theory.reduction import Reduced, chunks, reduce
+from theory.search import lowest, lowest_of
 
 STEP = 1000.0  # difference of scores from which a softmax is a step
 
@@ -66,6 +67,7 @@ class FitResult:
     gradient_norm: float
     decrement: float
     at_bound: tuple[str, ...]
+    starts_agree: float
 
 
 def fit(
@@ -171,12 +173,9 @@ def _fit(model, data: Reduced, starts: list[Prompts], box: Box, truth: Prompts |
     else:
         problem, bounds = LeastSquares(in_q(model, starts[0])[0], data, layout), partial(box.bounds, sigma=sigma)
         starts = [in_q(model, s)[1] for s in starts]
-    first, passes = layout.pack(starts[0]), 0
-    if len(starts) > 1:
-        descents = [descend(problem, layout.pack(s), bounds, most, explore=False) for s in starts]
-        first, passes = min(descents, key=lambda d: d.sse).theta, sum(d.iterations for d in descents)
-    best = descend(problem, first, bounds, most, explore)
-    passes += best.iterations
+    before = data.rows_read[0]
+    best, agree = (lowest if explore else lowest_of)(problem, [layout.pack(s) for s in starts], bounds, most)
+    passes = round((data.rows_read[0] - before) / data.n)
     at_truth, above = None, False
     if truth is not None:
         at_truth = LeastSquares(model, data, (true := Layout(model, len(truth))))(true.pack(truth))[0]
@@ -191,6 +190,7 @@ def _fit(model, data: Reduced, starts: list[Prompts], box: Box, truth: Prompts |
         gradient_norm=best.gradient_norm,
         decrement=best.decrement,
         at_bound=tuple(np.array(layout.names)[best.at_bound]),
+        starts_agree=agree,
     )
 
 

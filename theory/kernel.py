@@ -11,11 +11,17 @@ ROWS = 128  # rows of a buffer
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
-def accumulate(x, y, base, level, key, value, b, t,
-                features, first, scores, slopes, left, w, right, P, S, X, W, totals):  # fmt: skip
+def accumulate(x, y, base, level, key, value, b, t, P, S, X, W, totals):
     """Add the sums over the rows of one block; names are those of `theory.reduction.evaluate`."""
     L, k = key.shape
     r = value.shape[1]
+    pairs, quadratic = L * (L + 1) // 2, k + 1 + k * (k + 1) // 2
+    features = np.zeros((quadratic, ROWS))  # x~, 1, products x~_k x~_l with k <= l
+    scores = np.zeros((pairs, ROWS))  # t^2 dg/ds_j . dg/ds_l for j <= l
+    slopes = np.zeros((2 * L, ROWS))  # D_j = w_j (v_j - g).e and U_j = w_j (v_j - g).g
+    left = np.zeros((L * k + L, ROWS))  # w_j x~_k, then w_j
+    right = np.zeros((L * r + 2 * r, ROWS))  # t^2 dg/ds_j, then e, then g
+    first, w = features[: k + 1], left[L * k :]
     joint = len(level) > 0
     gram = value @ value.T
     u = np.empty((L, ROWS))
