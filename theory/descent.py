@@ -1,4 +1,4 @@
-"""One descent of the least-squares fit to a local minimum: Levenberg-Marquardt steps in pair coordinates, in the box."""
+"""One descent of the least-squares fit to a local minimum: Levenberg-Marquardt steps in pair coordinates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,6 @@ class Descent:
     gradient_norm: float
     decrement: float
     at_bound: np.ndarray
-    spare: bool = True  # whether a prompt fewer would do about as well
 
 
 def descend(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int, rival: float = np.inf) -> Descent:

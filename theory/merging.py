@@ -18,10 +18,10 @@ from theory.model import Prompts
 from theory.problem import LeastSquares
 
 FAR, BESIDE = 64, 32  # places tried: anywhere in the box, and around each prompt
-REACH = (0.1, 1.5)  # distances of the latter
+NEAREST, FARTHEST = 0.1, 1.5  # distances of the latter
 ROWS = 1000  # rows that h is taken from; a is from all of them
 SCAN = 4  # passes that this costs, about
-ALIKE = 0.9  # places whose effects on f correlate as much lead to one minimum
+ALIKE = 0.8  # places whose effects on f correlate as much lead to one minimum
 
 
 def nearest(prompts: Prompts) -> tuple[float, int, int]:
@@ -80,7 +80,8 @@ def additions(fewer: LeastSquares, theta: np.ndarray, lower: np.ndarray, upper: 
     # The box bounds b - mean b, or b itself, of the new prompt from below; above, half of all weight is enough.
     L, bound = len(prompts), upper[fewer.layout.b[0]]
     least = np.exp(-bound if prompts.alpha is None else prompts.b.mean() - bound * (L + 1) / L)
-    weight = np.clip(a / h, least, max(least, np.exp(prompts.b).sum() / 2))
+    with np.errstate(over="ignore"):
+        weight = np.clip(a / h, least, max(least, np.exp(prompts.b).sum() / 2))
     fall = 2 * weight * a - weight**2 * h
     chosen: list[int] = []
     for i in np.argsort(-fall):
@@ -91,8 +92,8 @@ def additions(fewer: LeastSquares, theta: np.ndarray, lower: np.ndarray, upper: 
 
 def _joined(prompts: Prompts, one: Prompts, b: float) -> Prompts:
     """The prompts and one more of bias b."""
-    values = (prompts.p_value, one.p_value)
-    value = None if values[0] is None or values[1] is None else np.vstack(values)
+    pair = [value for value in (prompts.p_value, one.p_value) if value is not None]
+    value = np.vstack(pair) if pair else None
     return Prompts(np.vstack([prompts.p, one.p]), np.append(prompts.b, b), prompts.alpha, value)
 
 
@@ -103,12 +104,12 @@ def _places(fewer: LeastSquares, prompts: Prompts, lower: np.ndarray, upper: np.
     beside = np.repeat(prompts.atoms, BESIDE, axis=0)
     direction = rng.standard_normal(beside.shape)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    beside = beside + direction * np.exp(rng.uniform(*np.log(REACH), (len(beside), 1)))
+    beside = beside + direction * np.exp(rng.uniform(np.log(NEAREST), np.log(FARTHEST), (len(beside), 1)))
     return np.vstack([rng.uniform(low, high, (FAR, len(low))), np.clip(beside, low, high)])
 
 
 def _slope_and_effect(fewer: LeastSquares, theta: np.ndarray, tried: Prompts, free: np.ndarray):
-    """a of the module's formula at every place tried, (Q,), and D_q off the tangent space, whose squared length is h."""
+    """a of the module's formula at each place tried, (Q,), and D_q off the tangent space, whose squared length is h."""
     data, prompts, model = fewer.data, fewer.layout.unpack(theta), fewer.model
     t = 1.0 if prompts.alpha is None else np.tanh(prompts.alpha)
     (key, value), (new_key, new_value) = (
@@ -133,10 +134,11 @@ def _slope_and_effect(fewer: LeastSquares, theta: np.ndarray, tried: Prompts, fr
             n = min(ROWS, x.shape[1])
             D = E[:, None, :n] * (new_value[:, :, None] - g[None, :, :n]) * (t * np.sqrt(data.n / n))
             D = D.reshape(len(D), -1)
-            U = _tangent(fewer, theta, x[:, :n], w[: len(key), :n], value, g[:, :n], t)[:, :, free]
-            U, size, _ = np.linalg.svd(U.reshape(-1, U.shape[2]), full_matrices=False)
-            U = U[:, size > 1e-7 * size[:1].sum()]
-            D -= (D @ U) @ U.T
+            if free.any():
+                U = _tangent(fewer, theta, x[:, :n], w[: len(key), :n], value, g[:, :n], t)[:, :, free]
+                U, size, _ = np.linalg.svd(U.reshape(-1, U.shape[2]), full_matrices=False)
+                U = U[:, size > 1e-7 * size[0]]
+                D -= (D @ U) @ U.T
     data.rows_read[0] += SCAN * data.n
     return t * a, D
 

@@ -77,7 +77,7 @@ class LeastSquares:
         sse, gradient, gram = evaluate(data, q[0] @ data.key_map.T, q[-1] @ data.value_map.T, b, t)
         slopes = [sigma.jacobian(p).reshape(-1, L, m, m) for p in atoms]
         back = _chain(gradient, gram, data.key_map @ slopes[0], data.value_map @ slopes[-1], len(atoms) * L * m, t)
-        return sse, *(part[..., : layout.size] for part in (back[0], back[1][:, : layout.size]))
+        return sse, back[0][:, : layout.size], back[1][:, : layout.size, : layout.size]
 
 
 @numba.njit(cache=True)

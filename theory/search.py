@@ -17,8 +17,8 @@ from theory.equivalents import doubled
 from theory.merging import additions, double, merge, nearest
 from theory.problem import LeastSquares
 
-WARM, SHARE = 32_000, 16  # rows from which a descent starts on a sixteenth of them
-SMALL, PART = 4000, 1000  # a search over more rows than this has its starts from so many of them
+WARM, SHARE = 32_000, 16  # rows from which a plain descent starts on a sixteenth of them
+SMALL, PART = 4000, 1000  # a search over more rows than SMALL has its starts from PART of them
 ANYWHERE, FEW = 12, 6  # starts beside those given, in a small problem and in a large one
 ROWS, FEW_ROWS = 400, 250  # rows of the first tries, likewise
 HALVINGS = (4, 6, 8)  # steps of the first tries, after each of which the better half goes on
@@ -52,19 +52,20 @@ def lowest(problem: LeastSquares, starts: list[np.ndarray], box: Callable, most:
     ----------
     problem : LeastSquares
     starts : list of ndarray
-        Parameter vectors, which `others` join; the first is never dropped without a descent.
+        Parameter vectors, which `others` join. The first goes on to the second round whatever the first tries say.
     box : callable
         Layout -> least and greatest parameter vector: `Box.bounds`.
     most : int
         Passes over the data after which no new leg of a descent is begun.
     """
+    starts = starts + others(problem, starts[0], box, ANYWHERE if problem.data.n <= SMALL else FEW)
     if problem.data.n <= SMALL:
-        tries, agree = _tries(_head(problem, ROWS), starts + others(problem, starts[0], box, ANYWHERE), box, HALVINGS)
+        tries, agree = _tries(_head(problem, ROWS), starts, box, HALVINGS, KEPT)
         best = _explored(problem, _best_of(problem, tries, box), box, most)
     else:
-        part, few = _head(problem, PART), _head(problem, FEW_ROWS)
-        tries, agree = _tries(few, starts + others(problem, starts[0], box, FEW), box, HALVINGS[:2])
-        first = descend(part, tries[0], box, SHORT)
+        part = _head(problem, PART)
+        tries, agree = _tries(_head(problem, FEW_ROWS), starts, box, HALVINGS[:2], 1)
+        first = _best_of(part, tries, box, SHORT)
         choose = _raced if problem.data.n < WARM else _best_of
         best = _more_and_more(problem, _fewer_and_fewer(part, first, box), box, choose)
     if best.status == "max_iterations" and most > LEG:
@@ -94,10 +95,10 @@ def others(problem: LeastSquares, start: np.ndarray, box: Callable, count: int) 
     return [*theta, layout.pack(q)] if len(q) == layout.L else list(theta)
 
 
-def _tries(part: LeastSquares, starts: list[np.ndarray], box: Callable, halvings) -> tuple[list[np.ndarray], float]:
-    """Where plain damped Gauss-Newton steps lead, all starts at once: the best distinct ends, and that of the first.
+def _tries(part: LeastSquares, starts: list[np.ndarray], box: Callable, halvings, most: int):
+    """Where plain damped Gauss-Newton steps lead, all starts at once: `most` distinct ends, and that of the first.
 
-    And the share of those that were still there at the end which are in the lowest place.
+    And the share of the starts that lasted the halvings which are within SAME of the lowest.
     """
     layout = part.layout
     lower, upper = box(layout)
@@ -122,15 +123,14 @@ def _tries(part: LeastSquares, starts: list[np.ndarray], box: Callable, halvings
             for old, fresh in ((theta, new), (sse, new_sse), (gradient, new_gradient), (gram, new_gram)):
                 old[better] = fresh[better]
         order = np.argsort(sse)
-        keep = order[: max((len(order) + 1) // 2, KEPT)]
+        keep = order[: max((len(order) + 1) // 2, most)]
         keep = keep if 0 in own[keep] else np.append(keep, np.flatnonzero(own == 0))
         own, theta, sse, gradient, gram, damping = (a[keep] for a in (own, theta, sse, gradient, gram, damping))
-    order = np.argsort(sse)
-    variance = sse[order[0]] / part.freedom
-    agree = float(np.mean(sse - sse[order[0]] < SAME * variance))
+    same = SAME * sse.min() / part.freedom
+    agree = float(np.mean(sse - sse.min() < same))
     distinct: list[int] = []
-    for i in order:
-        if own[i] == 0 or (len(distinct) < KEPT and all(sse[i] - sse[j] > SAME * variance for j in distinct)):
+    for i in np.argsort(sse - same * (own == 0)):  # of equals the first
+        if own[i] == 0 or (len(distinct) < most and all(sse[i] - sse[j] > same for j in distinct)):
             distinct.append(i)
     return [theta[i] for i in distinct], agree
 
