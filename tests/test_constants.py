@@ -9,10 +9,10 @@ from scipy.stats import norm
 
 from common import tables
 from theory.asymptotics import information, lightest, over_specified
+from theory.box import Box
 from theory.constants import compare, main, mean_asymmetry, prediction
 from theory.misspecified import sandwich
 from theory.model import Prompts
-from theory.problem import Box
 from theory.replicate import replicate
 from theory.runs import run
 from theory.studies import STUDIES

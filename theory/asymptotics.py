@@ -43,9 +43,10 @@ from scipy.special import gammaln
 from scipy.stats import qmc
 
 from common.streams import stream
+from theory.box import Box
 from theory.coordinates import Layout
 from theory.model import MoERegression, Prompts, in_q
-from theory.problem import Box, LeastSquares
+from theory.problem import LeastSquares
 from theory.reduction import reduce
 from theory.truths import Moments, off
 

@@ -14,12 +14,13 @@ import numpy as np
 from scipy.stats import qmc
 
 from common.streams import stream
+from theory.box import Box
 from theory.coordinates import Layout
 from theory.estimate import fit_reduced
 from theory.jacobian import jacobian
 from theory.merging import merge
 from theory.model import MoERegression, Prompts
-from theory.problem import Box, LeastSquares
+from theory.problem import LeastSquares
 from theory.reduction import Reduced, chunks, reduce
 from theory.starts import anywhere
 

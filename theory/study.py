@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from theory.box import Box
 from theory.identifiability import Report, require
 from theory.misspecified import projection
 from theory.model import MoERegression, Prompts
-from theory.problem import Box
 from theory.theorems import THEORY, Rate
 from theory.truths import MOVES, SPLITS, Setting, draw_model, draw_prompts
 
