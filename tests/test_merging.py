@@ -61,7 +61,7 @@ def test_one_prompt_more_where_it_is_missing(gate):
     layouts = [Layout(model, L) for L in (2, 3)]
     fewer, problem = (LeastSquares(model, reduce(model, [(x, y)]), layout) for layout in layouts)
     end = descend(fewer, layouts[0].pack(truth.take(np.array([0, 1]))), BOX.bounds, 300)
-    more = additions(fewer, end.theta, *BOX.bounds(layouts[0]), 3)
+    more = additions(fewer, end.theta, BOX.bounds, 3)
     ends = [descend(problem, layouts[1].pack(start), BOX.bounds, 300) for start in more]
     assert 1 <= len(ends) <= 3
     assert min(e.sse for e in ends) < 1e-12 * end.sse

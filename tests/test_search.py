@@ -29,7 +29,7 @@ KINDS = [
 def problem(gate, activation, extra, seed, n=400):
     """Another model, truth and data set for every seed: d = 2, L = 3, n = 400, noise 0.2."""
     spread = (-2.0, 2.0) if activation == "identity" else (-1.3, 1.3)
-    study = Study("search", "", gate, activation, L=3, extra=extra, spread=spread, apart=1.0, seed=seed)
+    study = Study("search", "", gate=gate, activation=activation, L=3, extra=extra, spread=spread, apart=1.0, seed=seed)
     rng = stream(seed, "search", gate, activation, extra)
     x = rng.standard_normal((n, 2))
     y = study.model(x, study.truth) + NOISE * rng.standard_normal((n, 2))

@@ -17,7 +17,7 @@ __all__ = ["STUDIES", "Box", "MoERegression", "Prompts", "fit", "voronoi_loss"]
 
 _HOME = {
     "fit": "estimate",
-    "Box": "problem",
+    "Box": "box",
     "MoERegression": "model",
     "Prompts": "model",
     "voronoi_loss": "voronoi",

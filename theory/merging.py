@@ -12,6 +12,8 @@ weights that the box allows, are where a descent with one prompt more begins: fa
 same formula has the second derivative along the line between the two (the n^-1/4 phenomenon).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from theory.model import Prompts
@@ -52,7 +54,7 @@ def double(prompts: Prompts, i: int) -> Prompts:
     return Prompts(more.p, b, more.alpha, more.p_value)
 
 
-def additions(fewer: LeastSquares, theta: np.ndarray, lower: np.ndarray, upper: np.ndarray, most: int) -> list[Prompts]:
+def additions(fewer: LeastSquares, theta: np.ndarray, box: Callable, most: int) -> list[Prompts]:
     """Prompts with one more than `theta` has, the last, at up to `most` places where it lowers SSE most.
 
     Parameters
@@ -61,8 +63,8 @@ def additions(fewer: LeastSquares, theta: np.ndarray, lower: np.ndarray, upper: 
         The problem with one prompt less.
     theta : ndarray
         A stationary point of it.
-    lower, upper : ndarray
-        Its box.
+    box : callable
+        Layout -> least and greatest parameter vector: `Box.bounds`.
     most : int
 
     Returns
@@ -70,7 +72,7 @@ def additions(fewer: LeastSquares, theta: np.ndarray, lower: np.ndarray, upper: 
     list of Prompts
         The best place first; none where no place promises a fall.
     """
-    prompts = fewer.layout.unpack(theta)
+    prompts, (lower, upper) = fewer.layout.unpack(theta), box(fewer.layout)
     atoms = _places(fewer, prompts, lower, upper)
     value = None if prompts.p_value is None else atoms[:, prompts.p.shape[1] :]
     tried = Prompts(atoms[:, : prompts.p.shape[1]], np.zeros(len(atoms)), prompts.alpha, value)

@@ -26,7 +26,7 @@ KEPT = 3  # of these, so many go on
 SAME = 0.1  # ends whose SSE differ by less, in noise variances, are taken for one
 SPARE = 100  # a prompt can be spared if SSE without it need not be higher by this many noise variances
 LEG, SHORT = 48, 6  # passes of a descent before the first look at fewer prompts; on a part of the rows
-RACE = 3  # passes of a descent before the most promising one goes on alone
+MARGIN = 0.1  # in a large problem, noise variances by which another descent has to promise less
 PLACES = 3  # places for one prompt more from which a descent begins
 TOUCHING = 1e-6  # prompts this near are one
 
@@ -38,11 +38,11 @@ def lowest_of(problem: LeastSquares, starts: list[np.ndarray], box: Callable, mo
     return best, float(np.mean([end.sse - best.sse < SAME * best.variance for end in ends]))
 
 
-def _plain(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int, rival: float = np.inf) -> Descent:
+def _plain(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int) -> Descent:
     """One descent; large problems first on a part of the rows, which costs little and does most of the way."""
     if problem.data.n >= WARM:
         theta = _plain(_head(problem, problem.data.n // SHARE), theta, box, most).theta
-    return descend(problem, theta, box, most, rival)
+    return descend(problem, theta, box, most)
 
 
 def lowest(problem: LeastSquares, starts: list[np.ndarray], box: Callable, most: int) -> tuple[Descent, float]:
@@ -66,8 +66,7 @@ def lowest(problem: LeastSquares, starts: list[np.ndarray], box: Callable, most:
         part = _head(problem, PART)
         tries, agree = _tries(_head(problem, FEW_ROWS), starts, box, HALVINGS[:2], 1)
         first = _best_of(part, tries, box, SHORT)
-        choose = _raced if problem.data.n < WARM else _best_of
-        best = _more_and_more(problem, _fewer_and_fewer(part, first, box), box, choose)
+        best = _more_and_more(problem, _fewer_and_fewer(part, first, box), box, MARGIN)
     if best.status == "max_iterations" and most > LEG:
         best = descend(problem, best.theta, box, most)
     return best, agree
@@ -145,7 +144,7 @@ def _explored(problem: LeastSquares, best: Descent, box: Callable, most: int) ->
         other = best
         if len(chain) > 1 and not any(abs(chain[1].sse - sse) < TOLERANCE * best.variance for sse in seen):
             seen.append(chain[1].sse)
-            other = _more_and_more(problem, chain, box, _best_of)
+            other = _more_and_more(problem, chain, box)
         if other.sse < best.sse - TOLERANCE * other.variance:
             best = other
         elif best.status == "max_iterations" and descended < most:
@@ -176,38 +175,38 @@ def _fewer_and_fewer(problem: LeastSquares, best: Descent, box: Callable) -> lis
     return chain
 
 
-def _more_and_more(problem: LeastSquares, chain: list[Descent], box: Callable, choose: Callable) -> Descent:
+def _more_and_more(problem: LeastSquares, chain: list[Descent], box: Callable, margin: float = 0.0) -> Descent:
     """From the last of the chain back up, one prompt more at a time where it pays most, or two in one place if nowhere.
 
-    The chain may be one of fewer rows; its members are tried beside.
+    A chain of this problem has its members tried beside. One of fewer rows, with a margin, gives the first start only.
     """
     best = fewer = None
     for L, former in zip(range(problem.layout.L - len(chain) + 1, problem.layout.L + 1), reversed(chain), strict=True):
-        level, starts = LeastSquares(problem.model, problem.data, Layout(problem.model, L)), [former.theta]
-        if best is not None and fewer is not None:
+        level = LeastSquares(problem.model, problem.data, Layout(problem.model, L))
+        if best is None or fewer is None:
+            best = _plain(level, former.theta, box, LEG)
+        else:
             prompts = fewer.layout.unpack(best.theta)
-            more = [*additions(fewer, best.theta, *box(fewer.layout), PLACES), double(prompts, int(prompts.b.argmax()))]
-            starts = [level.layout.pack(start) for start in more] + starts
-        best, fewer = choose(level, starts, box), level
+            more = [*additions(fewer, best.theta, box, PLACES), double(prompts, int(prompts.b.argmax()))]
+            starts = [level.layout.pack(start) for start in more] + ([] if margin else [former.theta])
+            best = _best_of(level, starts, box, LEG, margin)
+        fewer = level
     assert best is not None
     return best
 
 
-def _best_of(problem: LeastSquares, starts: list[np.ndarray], box: Callable, most: int = LEG) -> Descent:
-    """The lowest end of descents from every start; a converged one, where that makes no difference."""
+def _best_of(problem: LeastSquares, starts: list, box: Callable, most: int = LEG, margin: float = 0.0) -> Descent:
+    """The lowest end of descents from every start; a converged one, where that makes no difference.
+
+    A descent is given up that cannot end lower than the others by `margin` noise variances.
+    """
     ends: list[Descent] = []
     for start in starts:
-        ends.append(descend(problem, start, box, most, min((end.sse for end in ends), default=np.inf)))
+        rival = min((end.sse - margin * end.variance for end in ends), default=np.inf)
+        ends.append(descend(problem, start, box, most, rival))
     least = min(end.sse for end in ends) + TOLERANCE * ends[0].variance
-    return min(ends, key=lambda end: (end.sse > least, end.status != "converged", end.sse))
-
-
-def _raced(problem: LeastSquares, starts: list[np.ndarray], box: Callable) -> Descent:
-    """The end of a descent from the start that promises the lowest SSE after a few steps: for large problems."""
-    if len(starts) > 1:
-        ends = [descend(problem, start, box, RACE) for start in starts]
-        starts = [min(ends, key=lambda end: end.sse - min(end.decrement, 1.0) * end.variance).theta]
-    return _plain(problem, starts[0], box, LEG)
+    best = min(ends, key=lambda end: (end.sse > least, end.status != "converged", end.sse))
+    return descend(problem, best.theta, box, most) if best.status == "given up" else best
 
 
 def _head(problem: LeastSquares, rows: int) -> LeastSquares:
