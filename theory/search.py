@@ -67,6 +67,14 @@ def lowest(problem: LeastSquares, starts: list[np.ndarray], box: Callable, most:
         tries, agree = _tries(_head(problem, FEW_ROWS), starts, box, HALVINGS[:2], 1)
         first = _best_of(part, tries, box, SHORT)
         best = _more_and_more(problem, _fewer_and_fewer(part, first, box), box, MARGIN)
+        # A few rows may not tell the minimum that the start is in from others.
+        theta = (
+            starts[0]
+            if problem.data.n < WARM
+            else _plain(_head(problem, problem.data.n // SHARE), starts[0], box, most).theta
+        )
+        own = descend(problem, theta, box, LEG, best.sse - MARGIN * best.variance)
+        best = own if own.status != "given up" and own.sse < best.sse else best
     if best.status == "max_iterations" and most > LEG:
         best = descend(problem, best.theta, box, most)
     return best, agree
@@ -178,7 +186,7 @@ def _fewer_and_fewer(problem: LeastSquares, best: Descent, box: Callable) -> lis
 def _more_and_more(problem: LeastSquares, chain: list[Descent], box: Callable, margin: float = 0.0) -> Descent:
     """From the last of the chain back up, one prompt more at a time where it pays most, or two in one place if nowhere.
 
-    A chain of this problem has its members tried beside. One of fewer rows, with a margin, gives the first start only.
+    A chain of this problem has its members tried beside; of one of fewer rows, with a margin, the first and the last.
     """
     best = fewer = None
     for L, former in zip(range(problem.layout.L - len(chain) + 1, problem.layout.L + 1), reversed(chain), strict=True):
@@ -188,7 +196,9 @@ def _more_and_more(problem: LeastSquares, chain: list[Descent], box: Callable, m
         else:
             prompts = fewer.layout.unpack(best.theta)
             more = [*additions(fewer, best.theta, box, PLACES), double(prompts, int(prompts.b.argmax()))]
-            starts = [level.layout.pack(start) for start in more] + ([] if margin else [former.theta])
+            starts = [level.layout.pack(start) for start in more]
+            if not margin or L == problem.layout.L:
+                starts.append(former.theta)
             best = _best_of(level, starts, box, LEG, margin)
         fewer = level
     assert best is not None
