@@ -52,7 +52,7 @@ def replicate(study: Study, n: int, number: int, truth: int = 0) -> dict:
         "decrement": result.decrement,
         "at_bound": len(result.at_bound),
         "bound_kinds": "+".join(sorted({name.partition("[")[0] for name in result.at_bound})) or "none",
-        "starts_agree": None,
+        "starts_agree": result.starts_agree,
         **{name: _short(value) for name, value in errors(study, result.prompts, n, truth).items()},
     }
 

@@ -69,7 +69,7 @@ DOMAINS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "status": (f"must be one of {', '.join(STATUS)}", STATUS.__contains__),
     "cells": ("must be counts joined by -", _cells),
     "bound_kinds": ("must be none, or some of p, p_value, b, alpha joined by +", _kinds),
-    "starts_agree": ("must be True, False or empty", ("True", "False", "").__contains__),
+    "starts_agree": ("must be a share, from 0 to 1", lambda cell: 0 <= float(cell) <= 1),
 }
 """What a cell must hold, in words, and whether it does."""
 
