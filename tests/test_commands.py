@@ -180,7 +180,8 @@ def test_an_empty_model_or_adapter_is_none(option, main, capsys):
 def test_a_mistake_before_a_lost_output_is_the_mistake(tmp_path):
     with open("/dev/full", "w") as full:
         command = script(tmp_path, "print('row')\nraise ValueError('mend this')")
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered)
     assert (done.returncode, done.stderr) == (2, "command.py: error: mend this\n")
 
 
@@ -214,9 +215,10 @@ def test_a_defect_keeps_its_traceback():
     def work():
         raise RuntimeError("a defect")
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(RuntimeError, match="a defect"):
         run("x", work)
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_folder_has_one_writer(tmp_path):
