@@ -1,6 +1,6 @@
 """Result tables as data frames, and rows as a table in Markdown."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 from common import tables
 
 
-def read(path: Path, columns: Sequence[str], words: Sequence[str] = ()) -> pd.DataFrame:
+def read(path: Path, columns: Collection[str] | Mapping[str, tables.Column], words: Sequence[str] = ()) -> pd.DataFrame:
     """A table that must have exactly these columns; `words` are text, the others numbers (NaN where a cell is empty).
 
     An absent file gives a frame without rows.
