@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from common import journal
 from common.records import write_atomic
-from llm.evaluation import tasks
+from llm.evaluation import prefix, tasks
 from llm.evaluation.protocol import mean, standard_error
 from llm.methods.loading import context_length
 
@@ -63,6 +63,7 @@ def evaluate(
     data: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = 8,
+    shots: int | None = None,
 ) -> dict[str, Any]:
     """Run one task, and write a record of every item.
 
@@ -81,6 +82,8 @@ def evaluate(
     limit : int, optional
         Only the first items; of every subject, for MMLU.
     batch_size : int
+    shots : int, optional
+        Examples in the prompt; None: as the paper (`SHOTS`).
 
     Returns
     -------
@@ -95,6 +98,7 @@ def evaluate(
         As `llm.evaluation.tasks.rows`.
     """
     responses = path.with_name(path.name + RESPONSES)
+    shots = SHOTS.get(task, 0) if shots is None else shots
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         specs = _definitions(task) if data is None else _local_definitions(task, data, Path(folder))
         own = data is None or (Path(folder) / f"{task}_train.jsonl").is_file()
@@ -103,7 +107,7 @@ def evaluate(
             with _squad_metrics():
                 loaded: Any = TaskManager(include_defaults=False).load([str(spec) for spec in specs])
             for definition in loaded["tasks"].values():
-                definition.set_config("num_fewshot", SHOTS.get(task, 0))
+                definition.set_config("num_fewshot", shots)
                 definition.set_fewshot_seed(DEFAULT_OTHER_SEED)
             # Not simple_evaluate, which does the same, and calls pip and git for a description of the machine.
             found: Any = lm_eval.evaluate(cast(Any, lm), loaded, limit=limit, bootstrap_iters=0)
@@ -132,8 +136,8 @@ def evaluate(
         for sample in samples
     ]
     write_atomic(path, "".join(json.dumps(record, default=float) + "\n" for record in records))
-    shots = {"shots": SHOTS.get(task, 0), "examples": "training set" if own else "other test items"}
-    return _summary(task, records, found["results"]) | (shots if task in SHOTS else {"shots": 0})
+    examples = {"examples": "training set" if own else "other test items"} if shots else {}
+    return _summary(task, records, found["results"]) | {"shots": shots, **examples}
 
 
 _HFLM: Any = huggingface.HFLM  # without types of its own
@@ -158,8 +162,14 @@ class _Resumed(_HFLM):
             if len(context) + len(continuation) > most + 1:
                 self.unfit.add(texts)
                 requests[number] = (texts, context, continuation[-most:])  # longer ones the harness does not bear
-        compute = super()._loglikelihood_tokens
-        found = self._in_pieces(requests, lambda piece: compute(piece, disable_tqdm=True), lambda request: request[0])
+        # Trees leave out what the options of an item share; models that take no such mask are computed as ever.
+        alone, trees = super()._loglikelihood_tokens, prefix.possible(self.model)
+
+        def compute(piece: list[Any]) -> list[tuple[float, bool]]:
+            pairs = [(context, continuation) for _, context, continuation in piece]
+            return prefix.loglikelihoods(self.model, pairs, most) if trees else alone(piece, disable_tqdm=True)
+
+        found = self._in_pieces(requests, compute, lambda request: request[0])
         return [(likelihood, greedy) for likelihood, greedy in found]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False):

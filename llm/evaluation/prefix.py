@@ -30,8 +30,11 @@ def possible(model: nn.Module) -> bool:
     config: Any = owner(model).config.get_text_config()
     implementation = str(config._attn_implementation).removeprefix(PREFIX)
     windows = any("full" not in kind for kind in getattr(config, "layer_types", None) or ())
-    return implementation == "sdpa" and not windows and not getattr(config, "sliding_window", None) and (
-        virtual_tokens(model) == 0
+    return (
+        implementation == "sdpa"
+        and not windows
+        and not getattr(config, "sliding_window", None)
+        and (virtual_tokens(model) == 0)
     )
 
 

@@ -189,6 +189,6 @@ def _check(folder: Path, wheel: Wheel | None) -> None:
         print(f"{name:20} {found}")
         if name in wanted and found != wanted[name]:
             raise ValueError(
-                f"{folder / name} must have SHA-256 {wanted[name]}; it has {found}. Make it again with --fresh; if that "
-                "does not help, the pinned versions of requirements.txt are not installed"
+                f"{folder / name} must have SHA-256 {wanted[name]}; it has {found}; make it again with --fresh; if "
+                "that does not help, the pinned versions of requirements.txt are not installed"
             )
