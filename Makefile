@@ -24,6 +24,7 @@ results: .venv/installed $(WORLDS)  ## every study in full; goes on where it was
 	$(PY) theory/simulate.py --out results/quick
 	$(PY) -m theory.cases
 	$(PY) llm/study.py --full
+	$(PY) -m llm.training.counts
 	$(PY) figures/report.py
 
 figures: .venv/installed  ## notebooks and figures from the committed results

@@ -1,18 +1,28 @@
-"""Command lines that answer a mistake with one line."""
+"""Command lines that answer a mistake with one line, and end when they are told to."""
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from common.memory import out_of_memory
 
 RESUMES = "the same command resumes"
+PATIENCE = 4.0  # seconds that a stopped command has to end by itself
 
 
 class CommandError(Exception):
     """A command cannot do what it was asked; the message says what to change."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The user (SIGINT) or the system (SIGTERM) asks the process to end."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,11 +34,45 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Stop with the message on standard error."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Stop; exit code 1 if the help text could not be written."""
+        if message:
+            _say(message)
+        sys.exit(status or (0 if _written(self.prog) else 1))
+
+
+def given(text: str) -> str:
+    """Type of an option that may be anything but empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("must not have a NUL character")
+    return text
+
+
+def file(text: str) -> Path:
+    """Type of an option that names a file."""
+    return Path(given(text))
+
+
+def folder(text: str) -> Path:
+    """Type of an option that names a folder, which may be missing; `.` is the current one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must name a folder, and is empty; the current folder is .")
+    path = file(text)
+    with suppress(OSError):
+        if path.exists() and not path.is_dir():
+            raise argparse.ArgumentTypeError(f"must be a folder; {path} is a file")
+    return path
 
 
 def run(prog: str, work: Callable[[], None], stopped: str = RESUMES, memory: str = "use a machine with more") -> int:
-    """Do the work of a command and give its exit code: 0, 2 after a line that says what went wrong, 130 when stopped.
+    """Do the work of a command and give its exit code.
+
+    0; 2 after a line that says what went wrong; 1 after a line that says that the standard output was lost; 130 and
+    143 when stopped by SIGINT and SIGTERM, within seconds.
 
     Only errors that a user can mend are turned into a line: what the project raises in words, and what files,
     the network and memory do. Anything else is a defect and keeps its traceback.
@@ -43,21 +87,93 @@ def run(prog: str, work: Callable[[], None], stopped: str = RESUMES, memory: str
     memory : str
         What to do if memory does not suffice.
     """
+    told = f"{prog}: stopped" + (f"; {stopped}" if stopped else "") + "\n"
     try:
-        work()
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped" + (f"; {stopped}" if stopped else ""), file=sys.stderr)
-        return 130
+        with _ending_on_signals(told):
+            work()
+    except KeyboardInterrupt as stop:
+        _say(told)
+        return 128 + (stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT)
     except BrokenProcessPool:
-        print(f"{prog}: error: the system killed a worker, perhaps for its memory; {RESUMES}", file=sys.stderr)
+        _say(f"{prog}: error: the system killed a worker, perhaps for its memory; {RESUMES}\n")
         return 2
     except (CommandError, ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OSError) and not _written(prog):
+            return 1
         if out_of_memory(error):
             words = f"out of memory; {memory}"
         elif isinstance(error, RuntimeError):
             raise
         else:
-            words = " ".join(str(error).split())
-        print(f"{prog}: error: {words}", file=sys.stderr)
+            words = " ".join(_words(error).split())
+        _say(f"{prog}: error: {words}\n")
         return 2
-    return 0
+    return 0 if _written(prog) else 1
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _say(message: str) -> None:
+    """Write to the standard error, which may be closed or full, too."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(message)
+        sys.stderr.flush()
+
+
+def _written(prog: str) -> bool:
+    """Whether the standard output took all that was printed; a line says so if it did not."""
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        _say(f"{prog}: error: the standard output was lost ({reason}); files are written, and {RESUMES}\n")
+        if sys.stdout is not None:  # else Python complains once more at its end
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+@contextmanager
+def _ending_on_signals(told: str) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into `Stopped`; after `PATIENCE`, end at once.
+
+    Further ones are ignored from then on, for the process is about to end. Signals that it was started to ignore stay
+    ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+    # Code that takes no exceptions (callbacks of libraries) may swallow that of the signal.
+    watch = threading.Timer(PATIENCE, lambda: _end_at_once(told))
+    watch.daemon = True
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        watch.start()
+        raise Stopped(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN:
+            before[number] = handler
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        if watch.ident is None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        watch.cancel()
+
+
+def _end_at_once(told: str) -> NoReturn:
+    _say(told)
+    os._exit(128 + signal.SIGINT)

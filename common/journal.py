@@ -6,45 +6,58 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from common import seals
 from common.records import append_whole, provenance, write_atomic
+from common.texts import JSONError, parse_json, read_json, read_text
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path, keys: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Rows of a file; an absent file has none, and the part of a row that a kill may have left is cut off.
+
+    Parameters
+    ----------
+    path : Path
+    keys : iterable of str
+        What every row must have.
 
     Raises
     ------
     ValueError
-        If a whole line is not JSON: the file is foreign or damaged.
+        If a whole line is not a JSON object with these keys: the file is foreign or damaged.
     """
     if not path.exists():
         return []
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        os.truncate(path, end)
+    text = read_text(path, "JSON lines")
+    whole, end, part = text.rpartition("\n")
+    if part and not part.startswith("{"):
+        raise ValueError(f"{path} must hold a JSON record per line; its last line is none. Move the file away")
+    if part:
+        os.truncate(path, path.stat().st_size - len(part.encode()))
     rows = []
-    for number, line in enumerate(data[:end].splitlines(), 1):
+    for number, line in enumerate(whole.split("\n") if end else (), 1):
         try:
-            rows.append(json.loads(line))
+            row = parse_json(line, path, number)
+            if not isinstance(row, dict) or (missing := [key for key in keys if key not in row]):
+                raise ValueError("no object" if not isinstance(row, dict) else f"no {missing[0]}")
         except ValueError as error:
             raise ValueError(
                 f"{path} must hold a JSON record per line; line {number} is none ({error}). Move the file away, or "
                 "start anew with --fresh"
             ) from error
+        rows.append(row)
     return rows
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Add rows by one system call; `read` cuts off the part of a row that a kill may leave."""
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    data = _lines(path, rows).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     append_whole(path, data)
 
 
 def replace(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a file of these rows whole."""
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(path, _lines(path, rows))
 
 
 def known(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -53,18 +66,20 @@ def known(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any] | None
     Raises
     ------
     ValueError
-        If the file is no record of a configuration with these keys: it is another command's, or somebody's own.
+        If the file is no record of a configuration with these keys: it is another command's, or somebody's own; or
+        if it is not as it was written.
     """
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        keys, _, _ = record["configuration"].keys(), record["history"], record["results"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        keys = None
-    if keys != configuration.keys():
+        record = read_json(path, "the record of a run")
+        kinds = {"configuration": dict, "history": list, "results": dict}
+        ours = all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+    except JSONError:
+        ours = False
+    if not ours or record["configuration"].keys() != configuration.keys():
         raise ValueError(f"{path} is not a record of this command; move it away, or give the result another name")
-    return record
+    return seals.unsealed(path, "the record of a run")
 
 
 def claim(path: Path, configuration: Mapping[str, Any], fresh: bool = False) -> dict[str, Any]:
@@ -103,4 +118,13 @@ def claim(path: Path, configuration: Mapping[str, Any], fresh: bool = False) -> 
 
 def save(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record whole."""
-    write_atomic(path, json.dumps(record, indent=1) + "\n")
+    write_atomic(path, seals.sealed(record))
+
+
+def _lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    try:
+        return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} takes finite numbers alone, and one of a row is none: does the model overflow?"
+        ) from error

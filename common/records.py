@@ -1,5 +1,6 @@
 """Result files: where their numbers come from, and writing that leaves an old file or a new one, never half of one."""
 
+import errno
 import os
 import platform
 import subprocess
@@ -10,6 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from common.paths import ROOT
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LIBRARIES = ("numpy", "scipy", "numba", "torch", "transformers", "peft")
 
@@ -76,14 +82,54 @@ def append_whole(path: str | Path, data: bytes) -> None:
     Raises
     ------
     OSError
-        If the disk is full.
+        Naming the file and the reason, if it cannot be written.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
     try:
         size = os.fstat(handle).st_size
-        if os.write(handle, data) != len(data):
+        try:
+            written = os.write(handle, data)
+        except OSError as error:
+            raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+        if written != len(data):
             os.ftruncate(handle, size)
             raise OSError(f"cannot write {path}: the disk is full")
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Hold a folder, made if missing, so that no other process that asks for it writes there at the same time.
+
+    The system frees it when the process ends, however that ends. Where it cannot lock a folder (some network file
+    systems, Windows), nothing is held.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"another process is writing in {folder}; wait for its end, or name another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                raise
+        yield
     finally:
         os.close(handle)
 

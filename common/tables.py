@@ -1,34 +1,110 @@
-"""CSV files that grow one row at a time, survive a kill at any moment, and are never written over by mistake."""
+"""CSV files that grow one row at a time, survive a kill at any moment, and are never written over by mistake.
+
+A finished table has its checksum beside it (`common.seals`); cells are checked against what their column may hold.
+"""
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from common import seals
 from common.records import append_whole, write_atomic
+from common.texts import read_text
+
+KINDS = {"text": r"[\s\S]*", "integer": r"-?[0-9]{1,18}", "number": r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,3})?"}
 
 
 class TableError(ValueError):
     """A file is not the table it should be."""
 
 
-def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Column:
+    """What the cells of a column may be.
+
+    Attributes
+    ----------
+    kind : {'text', 'integer', 'number'}
+        Numbers are finite.
+    low, high : float
+        Least and greatest number.
+    words : collection of str, optional
+        The only texts.
+    also : tuple of str
+        Other cells: "" where there is nothing, "nan" where there is no number.
+    """
+
+    kind: str = "text"
+    low: float = -math.inf
+    high: float = math.inf
+    words: Collection[str] | None = None
+    also: tuple[str, ...] = ()
+
+    def holds(self, cell: str) -> bool:
+        """Whether a cell may be that of this column."""
+        if cell in self.also:
+            return True
+        if not re.fullmatch(KINDS[self.kind], cell):
+            return False
+        if self.kind == "text":
+            return self.words is None or cell in self.words
+        return self.low <= float(cell) <= self.high and math.isfinite(float(cell))
+
+    def __str__(self) -> str:
+        """What a cell must be, for messages."""
+        if self.words is not None:
+            what = f"one of {', '.join(map(repr, sorted(self.words)))}"
+        else:
+            what = {"text": "a text", "integer": "an integer", "number": "a finite number"}[self.kind]
+        what += "" if self.low == -math.inf else f" of at least {self.low:g}"
+        what += "" if self.high == math.inf else f" and at most {self.high:g}"
+        return " or ".join([what, *(repr(cell) for cell in self.also)])
+
+
+def read(
+    path: Path,
+    columns: Collection[str] | Mapping[str, Column],
+    unique: Sequence[str] = (),
+    wrong: Callable[[dict[str, str]], str | None] | None = None,
+) -> list[dict[str, str]]:
     """Rows of a table that must have exactly these columns; an absent file has no rows.
+
+    Parameters
+    ----------
+    path : Path
+    columns : collection of str, or mapping to Column
+        Names in their order; with what their cells may be.
+    unique : sequence of str
+        Columns that no two rows have alike.
+    wrong : callable, optional
+        What is wrong with a row, in words, or None.
 
     Raises
     ------
     TableError
-        If the header differs, a row is incomplete, or the last line has no end: the file is foreign or truncated.
+        If the header differs, a row is incomplete, the last line has no end, or a cell or a row is not one of this
+        table: the file is foreign, truncated or damaged.
+    Changed, ValueError
+        If a finished table is not as it was written, or the file is no text.
     """
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        text = file.read()
-    lines = list(csv.reader(io.StringIO(text)))
+    text = read_text(path, "a table")
+    seals.check(path)
+    if "\r" in text:
+        raise TableError(f"{path} must have lines that end in a line feed alone; it has a carriage return. Restore it")
+    try:
+        lines = list(csv.reader(io.StringIO(text), strict=True))
+    except csv.Error as error:
+        raise TableError(f"{path} is damaged ({error}). Restore it, or start anew with --fresh") from error
     if not lines or lines[0] != list(columns):
         raise TableError(
             f"{path} is not a table of this command: its header must be {','.join(columns)}; "
-            f"got {','.join(lines[0]) if lines else 'an empty file'}. Move it away, or name another folder"
+            f"got {','.join(lines[0])[:500] if lines else 'an empty file'}. Move it away, or name another folder"
         )
     broken = next((i for i, line in enumerate(lines, 1) if len(line) != len(columns)), None)
     if broken is not None or not text.endswith("\n"):
@@ -36,26 +112,62 @@ def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             f"{path} is truncated: line {broken or len(lines)} must have {len(columns)} cells and an end. "
             "Delete that line to go on from the rows before it, or start anew with --fresh"
         )
-    return [dict(zip(columns, line, strict=True)) for line in lines[1:]]
+    rows = [dict(zip(columns, line, strict=True)) for line in lines[1:]]
+    _check(path, rows, columns if isinstance(columns, Mapping) else {}, unique, wrong)
+    return rows
 
 
-def line(row: Mapping, columns: Sequence[str]) -> str:
+def line(row: Mapping, columns: Iterable[str]) -> str:
     """One line of the table; floats are written so that they read back to the same bits."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerow([_cell(row[c]) for c in columns])
     return out.getvalue()
 
 
-def append(path: Path, row: Mapping, columns: Sequence[str]) -> None:
-    """Add a row by one system call (`append_whole`)."""
+def append(path: Path, row: Mapping, columns: Iterable[str]) -> None:
+    """Add a row by one system call (`append_whole`); the table is no longer a finished one."""
+    seals.unseal(path)
     if not path.exists():
         write_atomic(path, ",".join(columns) + "\n")
     append_whole(path, line(row, columns).encode())
 
 
-def write(path: Path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
+def write(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
     """Write a whole table at once, atomically."""
+    seals.unseal(path)
     write_atomic(path, ",".join(columns) + "\n" + "".join(line(row, columns) for row in rows))
+
+
+def finish(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
+    """Write a whole table that will not grow, with its checksum beside it."""
+    write(path, rows, columns)
+    seals.seal(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a table, if it is there, and its checksum."""
+    path.unlink(missing_ok=True)
+    seals.unseal(path)
+
+
+def _check(
+    path: Path,
+    rows: list[dict[str, str]],
+    columns: Mapping[str, Column],
+    unique: Sequence[str],
+    wrong: Callable[[dict[str, str]], str | None] | None,
+) -> None:
+    seen: dict[tuple[str, ...], int] = {}
+    for number, row in enumerate(rows, 2):
+        reason = next(
+            (f"{c} must be {k}; got {row[c][:80]!r}" for c, k in columns.items() if not k.holds(row[c])), None
+        )
+        reason = reason or (wrong(row) if wrong else None)
+        if not reason and unique:
+            same = seen.setdefault(tuple(row[c] for c in unique), number)
+            reason = f"it is of the same {', '.join(unique)} as line {same}" if same != number else None
+        if reason:
+            raise TableError(f"{path} has a wrong line {number}: {reason}. Restore it, or start anew with --fresh")
 
 
 def _cell(value) -> str:

@@ -16,7 +16,8 @@ from common.arguments import Parser
 from common.paths import FIGURES, NOTEBOOKS, RESULTS
 
 TIMEOUT = 600
-THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of a kernel: kernels share the cores
+# Of a kernel: one thread, since kernels share the cores; and nothing drawn twice, since nobody looks on.
+KERNEL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
 
 class DrawError(RuntimeError):
@@ -45,7 +46,7 @@ def execute(notebook: Path, results: Path, out: Path, llm_results: Path = RESULT
     )
     folders = {"ZIA_RESULTS": results, "ZIA_LLM_RESULTS": llm_results, "ZIA_FIGURES": out}
     try:
-        client.execute(env=os.environ | THREADS | {name: str(folder.resolve()) for name, folder in folders.items()})
+        client.execute(env=os.environ | KERNEL | {name: str(folder.resolve()) for name, folder in folders.items()})
     except CellExecutionError as error:
         raise DrawError(f"{notebook.name}, {_failed(content)}: {error.ename}: {error.evalue}") from error
     except (CellTimeoutError, DeadKernelError) as error:

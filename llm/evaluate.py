@@ -5,14 +5,14 @@ Two protocols:
 
   harness   lm-evaluation-harness: likelihood of the options, without examples; HellaSwag with ten. Also SuperGLUE and
             Natural Questions.
-  paper     generated answers, matched with the options as text (llm/protocol.py); HellaSwag as above. The oracle
-            ceiling is what the matching would give a model that always writes the right option.
+  paper     generated answers, matched with the options as text (llm/evaluation/protocol.py); HellaSwag as above. The
+            oracle ceiling is what the matching would give a model that always writes the right option.
 
-Data come from the Hugging Face hub, or from local files (--data), of which llm/tasks.py has the names; HellaSwag's ten
-examples then come from its training file, or, where there is none, from the other test items. Answers are kept
-as they come: a run that was stopped goes on where it was, with the same scores. Items whose prompts do not fit the
-model's context are counted; the harness scores them on what is left of the prompt, the paper protocol as wrong, and
-both also give the accuracy without them.
+Data come from the Hugging Face hub, or from local files (--data) as their authors publish them, of which
+llm/evaluation/published.py has the names; HellaSwag's ten examples then come from its training file, or, where there is
+none, from the other test items. Answers are kept as they come: a run that was stopped goes on where it was, with the
+same scores. Items whose prompts do not fit the model's context are counted; the harness scores them on what is left of
+the prompt, the paper protocol as wrong, and both also give the accuracy without them.
 """
 
 import sys
@@ -24,7 +24,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from common.arguments import Parser, run
+from common.arguments import Parser, folder, run
 from common.paths import SCRATCH, label
 from llm.evaluation.settings import DECODINGS, PUBLISHED, TASKS
 from llm.options import MEMORY, add_model_arguments, check_least
@@ -80,7 +80,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="TASK",
         help=f"harness: {', '.join(TASKS['harness'])}; paper: {', '.join(TASKS['paper'])} (those of the paper)",
     )
-    p.add_argument("--data", type=Path, metavar="DIR", help="folder with local data files (the hub)")
+    p.add_argument("--data", type=folder, metavar="DIR", help="folder with local data files (the hub)")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N items of a task, or of a subject of MMLU")
     p.add_argument(
         "--decoding",
@@ -98,7 +98,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--preface", default="", metavar="TEXT", help="paper: a sentence before each TruthfulQA question")
     p.add_argument("--batch-size", type=int, default=16, metavar="B", help="prompts at once (16)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="paper: of sampling and of shuffling (0)")
-    p.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (results/scratch/llm/evaluation/...)")
+    p.add_argument(
+        "--out", type=folder, metavar="DIR", help="folder of the results (results/scratch/llm/evaluation/...)"
+    )
     p.add_argument("--fresh", action="store_true", help="remove earlier results of this protocol in that folder first")
     a = p.parse_args(argv)
     a.tasks = list(dict.fromkeys(a.tasks or PUBLISHED[a.protocol]))

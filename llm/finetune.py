@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from common import arguments as commands
 from common.arguments import Parser, run
 from common.paths import RESULTS, SCRATCH, label
 from llm.methods.names import METHODS
@@ -42,8 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the presets and stop")
     parser.add_argument("--dry-run", action="store_true", help="estimate parameters, memory and time, and stop")
     parser.add_argument("--throughput", type=float, metavar="T", help="TFLOP/s for the estimate (this machine's)")
-    parser.add_argument("--model", metavar="PATH", help="folder or hub id of the base")
-    parser.add_argument("--data", metavar="PATH", help="a .json, .jsonl or .parquet file, or a hub id")
+    parser.add_argument("--model", type=commands.given, metavar="PATH", help="folder or hub id of the base")
+    parser.add_argument(
+        "--data", type=commands.given, metavar="PATH", help="a .json, .jsonl or .parquet file, or a hub id"
+    )
     parser.add_argument("--method", choices=METHODS, metavar="M", help=", ".join(METHODS))
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options of the method"
@@ -65,8 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--evaluate-every", type=int, metavar="S", help="steps between rows of the curve (0: an epoch)")
     parser.add_argument("--checkpoint-every", type=int, metavar="S", help="steps between checkpoints")
     parser.add_argument("--seed", type=int, metavar="S", help="of the initial values, the subset and the order")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (results/scratch/llm/PRESET)")
-    parser.add_argument("--result", type=Path, metavar="FILE", help="results/llm/NAME.json, NAME that of DIR")
+    parser.add_argument(
+        "--out", type=commands.folder, metavar="DIR", help="folder of the run (results/scratch/llm/PRESET)"
+    )
+    parser.add_argument("--result", type=commands.file, metavar="FILE", help="results/llm/NAME.json, NAME that of DIR")
+    parser.add_argument(
+        "--other-rounding", action="store_true", help="go on though this machine or micro-batch rounds otherwise"
+    )
     parser.add_argument("--fresh", action="store_true", help="start anew, removing this run from DIR")
     return parser
 
@@ -133,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         result = a.result or RESULTS / "llm" / f"{out.resolve().name}.json"
         with memory_in_words():
-            record = finetune(preset, a.fraction, out, result, a.fresh)
+            record = finetune(preset, a.fraction, out, result, a.fresh, a.other_rounding)
         if record:
             print(table(record["results"]["curve"]))
             print(f"{out}, {result}")

@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from common.arguments import RESUMES, Parser, run
+from common.arguments import RESUMES, Parser, file, run
 from llm.evaluation.settings import DECODINGS
 from llm.options import MEMORY, add_model_arguments, check_least
 
@@ -57,8 +57,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_model_arguments(p)
     p.add_argument("--instruction", metavar="TEXT", help="one instruction (without it and --file: the terminal)")
     p.add_argument("--input", default="", metavar="TEXT", help="what the instruction is about, if anything")
-    p.add_argument("--file", type=Path, metavar="PATH", help=".json, .jsonl or .parquet with instruction and input")
-    p.add_argument("--out", type=Path, metavar="PATH", help="with --file: where to write, JSON lines")
+    p.add_argument("--file", type=file, metavar="PATH", help=".json, .jsonl or .parquet with instruction and input")
+    p.add_argument("--out", type=file, metavar="PATH", help="with --file: where to write, JSON lines")
     p.add_argument("--decoding", choices=DECODINGS, default="greedy", help="as in evaluate.py (greedy)")
     p.add_argument("--max-new-tokens", type=int, default=512, metavar="T", help="longest answer (512)")
     p.add_argument("--batch-size", type=int, default=16, metavar="B", help="with --file: instructions at once (16)")

@@ -10,11 +10,13 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from common.arguments import Parser
+from common import arguments as commands
+from common.arguments import CommandError, Parser
+from common.records import only_writer
+from common.texts import read_json
 from llm.world.folder import CONFIG_NAME, WORLDS, Pretraining
 from llm.world.world import World
 
@@ -33,27 +35,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         for field in fields(kind):
             option = "--" + field.name.replace("_", "-")
             parser.add_argument(option, type=type(field.default), default=field.default, help=f"{field.default}")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results/llm/worlds/SEED")
+    parser.add_argument("--out", type=commands.folder, metavar="DIR", help="results/llm/worlds/SEED")
+    parser.add_argument("--other-rounding", action="store_true", help="go on though this machine rounds otherwise")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of from the last checkpoint")
     arguments = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         world = World(**{f.name: getattr(arguments, f.name) for f in fields(World)})
         settings = Pretraining(**{f.name: getattr(arguments, f.name) for f in fields(Pretraining)})
-    except ValueError as error:
-        parser.error(str(error))
-    folder = arguments.out or WORLDS / str(world.seed)
-    made = {"world": asdict(world), "pretraining": asdict(settings)}
-    if (folder / CONFIG_NAME).is_file() and not arguments.fresh:
-        known = json.loads((folder / CONFIG_NAME).read_text())
-        if any(known.get(part) != made[part] for part in made):
-            parser.error(f"{folder} has the base of other settings; name another --out, or replace it with --fresh")
-        print(f"{folder} is there already; --fresh makes it anew")
-        return 0
-    from llm.world.pretraining import pretrain  # torch is not needed before
+        folder = arguments.out or WORLDS / str(world.seed)
+        made = {"world": asdict(world), "pretraining": asdict(settings)}
+        with only_writer(folder):
+            if (folder / CONFIG_NAME).is_file() and not arguments.fresh:
+                known = read_json(folder / CONFIG_NAME, "what a base was made from")
+                if any(known.get(part) != made[part] for part in made):
+                    raise CommandError(
+                        f"{folder} has the base of other settings; name another --out, or replace it with --fresh"
+                    )
+                print(f"{folder} is there already; --fresh makes it anew")
+                return
+            from llm.world.pretraining import pretrain  # torch is not needed before
 
-    curve = pretrain(world, settings, folder, arguments.fresh)
-    print(f"{folder}: loss {curve[-1]['loss']:.4f} after {settings.steps} steps")
-    return 0
+            curve = pretrain(world, settings, folder, arguments.fresh, arguments.other_rounding)
+            print(f"{folder}: loss {curve[-1]['loss']:.4f} after {settings.steps} steps")
+
+    return commands.run(parser.prog, work)
 
 
 if __name__ == "__main__":

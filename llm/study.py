@@ -17,8 +17,10 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from collections.abc import Sequence
 
+from common import arguments as commands
 from common.arguments import CommandError, Parser, run
 from common.paths import RESULTS, SCRATCH
+from common.records import only_writer
 from llm.real.command import main as real
 from llm.world.experiments import FULL, LARGE, QUICK
 from llm.world.folder import WORLDS
@@ -45,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=" ".join(TABLES))
     parser.add_argument("--workers", type=int, metavar="W", help="processes, one thread each (one a core; 1 on a GPU)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu or cuda (cpu)")
-    parser.add_argument("--worlds", type=Path, default=WORLDS, metavar="DIR", help="results/llm/worlds")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results/scratch/llm; --full: results/llm")
+    parser.add_argument("--worlds", type=commands.folder, default=WORLDS, metavar="DIR", help="results/llm/worlds")
+    parser.add_argument("--out", type=commands.folder, metavar="DIR", help="results/scratch/llm; --full: results/llm")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of these tables")
     arguments = parser.parse_args(given)
     count = (os.cpu_count() or 1) if arguments.device == "cpu" else 1
@@ -67,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if arguments.device != "cpu" and not torch.cuda.is_available():
             raise CommandError(f"--device {arguments.device} needs a GPU, and torch sees none; leave --device out")
-        folder.mkdir(parents=True, exist_ok=True)
-        claim(experiment, folder, worlds, arguments.device, arguments.tables if arguments.fresh else ())
-        with Runner(experiment, folder, worlds, count, arguments.device) as runner:
-            study(experiment, folder, runner, arguments.tables, None if full else COMMITTED)
+        with only_writer(folder):
+            claim(experiment, folder, worlds, arguments.device, arguments.tables if arguments.fresh else ())
+            with Runner(experiment, folder, worlds, count, arguments.device) as runner:
+                study(experiment, folder, runner, arguments.tables, None if full else COMMITTED)
 
     return run(parser.prog, work)
 

@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from llm.data.tokens import token_ids
 from tests.llm_helpers import tiny
 
 
@@ -43,6 +44,12 @@ def save_items(folder, count: int = 12) -> None:
         lines.append({"id": f"i{n}", "question": {"stem": question, "choices": choices}, "answerKey": "ABC"[n % 3]})
     folder.mkdir(exist_ok=True)
     (folder / "ARC-Easy-Test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def ids_of(tokenizer, text: str) -> list[int]:
+    """Token ids of one prompt."""
+    ids = token_ids(tokenizer, text)
+    return ids
 
 
 def arguments(base, out, *more: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Tiny random models of many families, and slow literal references, for the tests of `llm`."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def tiny(family: str = "llama", dtype: torch.dtype = torch.float32, attention: s
             else:
                 parameter.normal_(std=0.3)
     return model
+
+
+def checkpointing(model, reentrant: bool) -> None:
+    """Switch checkpointing of layers on, by the name that this version of transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+
+
+@functools.cache
+def passes_of_a_text_that_project() -> int:
+    """2 where the first pass of `generate` is handed no cache, with which prompts could be kept; 1 since 5.x."""
+    seen, model = [], tiny()
+    model.model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw.get("past_key_values")), with_kwargs=True)
+    model.generate(tokens(1, 3), max_new_tokens=1, do_sample=False)
+    return 1 if seen[0] is not None else 2
 
 
 def multimodal():

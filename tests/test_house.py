@@ -10,7 +10,7 @@ import pytest
 
 from common.paths import ROOT
 
-# A room may import itself and these. Data and method rooms lie below training and evaluation, and these below the world.
+# A room may import itself and these.
 MAY_IMPORT = {
     "zeroinit": set(),
     "common": set(),

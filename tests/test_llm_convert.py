@@ -134,7 +134,7 @@ def test_published_files_that_do_not_fit(tmp_path):
         from_published(tmp_path / "absent.pth", tmp_path / "two")
     save(adapted(tiny(), prompt="nonlinear"), tmp_path / "deep")
     to_published(tmp_path / "deep", tmp_path / "deep.pth")
-    with pytest.raises(ValueError, match=r"does not fit its configuration: prompts\.network\.output"):
+    with pytest.raises(ValueError, match=r"7 x \.\.\. numbers; it has 240; pass the prompt_length"):
         from_published(tmp_path / "deep.pth", tmp_path / "two", prompt_length=7)
     save(adapted(tiny("llama-head-dim")), tmp_path / "wide")
     with pytest.raises(ValueError, match="heads x head_dim"):

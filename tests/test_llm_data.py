@@ -1,6 +1,7 @@
 """Instruction data: real rows recounted, splits, packing, and every error."""
 
 import json
+import random
 from collections import Counter
 from itertools import pairwise
 
@@ -86,7 +87,17 @@ def test_reads_every_format(tmp_path):
         ("a.json", "[{}]", ValueError, "row 1 of .* has none"),
         ("a.json", '["text"]', ValueError, "row 1 of .* has a str"),
         ("a.json", '[{"instruction": "a", "output": 7}]', ValueError, "output must be a string; row 1 of .* has 7"),
-        ("a.json", b"[\xff]", ValueError, "must be UTF-8 text"),
+        ("a.json", b"[\xff]", ValueError, "a.json must be a data file, in UTF-8; byte 1 is not"),
+        ("a.json", "[" * 100_000, ValueError, "a.json is nested too deeply"),
+        (
+            "a.jsonl",
+            '{"instruction": "a", "output": ' + "1" * 5000 + "}",
+            ValueError,
+            "line 1, has a number of too many",
+        ),
+        ("a.json", '[{"instruction": "a", "output": NaN}]', ValueError, "number NaN; all must be finite"),
+        ("a.json", '[{"instruction": "a", "output": "b", "output": "c"}]', ValueError, "'output' twice"),
+        ("a.json", '[{"instruction": "a\0", "output": "b"}]', ValueError, "NUL byte"),
         ("a.csv", "a,b", ValueError, "must end in .json, .jsonl, .parquet; got .*a.csv"),
         ("a.parquet", "no table", ValueError, "damaged or not a Parquet file"),
     ],
@@ -97,6 +108,30 @@ def test_says_what_is_wrong_with_a_file(tmp_path, name, text, error, words):
     with pytest.raises(error, match=f"(?s){words}") as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_flipped_bits_of_a_parquet_file_are_refused_or_leave_rows_of_text(tmp_path):
+    """Pages carry checksums here; a file without them may change a letter, as any text file may."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), path, write_page_checksum=True)
+    whole, draw, refused = path.read_bytes(), random.Random(0), 0
+    for number in range(400):
+        damaged = bytearray(whole)
+        if number % 4:
+            damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        else:
+            del damaged[draw.randrange(len(whole)) :]
+        path.write_bytes(damaged)
+        try:
+            found = read(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert found == ROWS
+    assert refused > 200
 
 
 def test_hub_without_a_network_says_how_to_give_a_path(monkeypatch):

@@ -43,7 +43,9 @@ def test_zero_gate_is_the_base_bit_for_bit(family, dtype):
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_agrees_with_the_literal_attention(family, prompt):
-    model = adapted(tiny(family, torch.float64), prompt=prompt).double()
+    # The literal attention caps scores, which sdpa in earlier versions of transformers silently leaves out.
+    eager = "eager" if family == "gemma2" else None
+    model = adapted(tiny(family, torch.float64, eager), prompt=prompt).double()
     adapter = adapter_of(model)
     prompts = {layer: adapter.prompts_of(layer) for layer in (2, 3)}
     gates = None if adapter.joint else {layer: adapter.gate[layer - 2] for layer in (2, 3)}

@@ -5,6 +5,7 @@ import json
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -69,6 +70,7 @@ def test_counts_of_the_methods_compared_with(config, count):
     assert trainable_parameters(peft.get_peft_model(on_meta("7B"), config)) == count
 
 
+@pytest.mark.skipif(transformers.__version__ < "5.1", reason="these versions compute nothing on the meta device")
 @pytest.mark.parametrize("prompt", KINDS)
 def test_an_adapted_7b_layer_costs_at_most_1_percent_more(prompt):
     counts = []
@@ -227,7 +229,7 @@ def corrupt(folder, how: str) -> None:
         ("truncated", ValueError, "damaged or cut short"),
         ("garbage", ValueError, "damaged or cut short"),
         ("empty", ValueError, "damaged or cut short"),
-        ("shape", ValueError, r"gate must be \(2, 4\), is \(2, 3\)"),
+        ("shape", ValueError, r"gate must be float32 \(2, 4\), is float32 \(2, 3\)"),
         ("extra", ValueError, "other must be absent"),
         ("last byte", ValueError, "damaged or cut short"),
         ("nan", ValueError, "finite"),

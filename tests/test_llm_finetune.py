@@ -17,7 +17,7 @@ import llm.training.trainer
 from common.paths import ROOT
 from llm import finetune
 from llm.data import alpaca, rows, splits
-from llm.methods import loading, registry
+from llm.methods import bases, loading, registry
 from llm.methods.names import METHODS, PROMPTS
 from llm.training import estimate
 from llm.training.presets import PRESETS, WORLD
@@ -282,7 +282,7 @@ def test_a_dry_run_knows_llama_without_its_files(capsys, monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(estimate.AutoConfig, "from_pretrained", offline)
+    monkeypatch.setattr(estimate, "read_config", offline)
     monkeypatch.setattr(rows, "read", offline)
     monkeypatch.setattr("llm.training.presets.read", offline)
     monkeypatch.chdir(tmp_path)
@@ -386,7 +386,7 @@ def test_a_dry_run_invents_nothing(arguments, message, capsys, monkeypatch, tmp_
     def offline(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(estimate.AutoConfig, "from_pretrained", offline)
+    monkeypatch.setattr(estimate, "read_config", offline)
     monkeypatch.chdir(tmp_path)
     assert finetune.main(["llama-7b-linear", "--dry-run", "--throughput", "1", *arguments]) == 2
     error = capsys.readouterr().err
@@ -496,7 +496,7 @@ def test_memory_that_does_not_suffice_for_the_base(command, monkeypatch, capsys,
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", fail)
+    monkeypatch.setattr(bases.AutoModelForCausalLM, "from_pretrained", fail)
     assert command()[0] == 2
     assert "memory does not suffice" in capsys.readouterr().err
 

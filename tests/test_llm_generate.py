@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import zeroinit.attention
-from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, tiny, tokens
+import zeroinit.calls
+from tests.llm_helpers import FAMILIES, MAIN, adapted, adapter_of, passes_of_a_text_that_project, tiny, tokens
 from zeroinit.families import attention_modules
 from zeroinit.model import activate, attach, detach, disabled
 
@@ -74,9 +75,9 @@ def test_decoding_projects_prompts_once(prompt, monkeypatch):
     project = zeroinit.attention.project_prompts
     monkeypatch.setattr(zeroinit.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
     generate(model, tokens(2, 7))
-    assert len(calls) == 2  # layers
+    assert len(calls) == 2 * (passes := passes_of_a_text_that_project())  # layers
     model(tokens(), labels=tokens()).loss.backward()
-    assert len(calls) == 4
+    assert len(calls) == 2 * passes + 2
 
 
 @pytest.mark.parametrize("change", ["optimizer", "data", "replace", "load", "base", "switch", "double", "adapter off"])
@@ -89,7 +90,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
     activate(model, "default")
     past = model(ids[:, :5], use_cache=True).past_key_values
     past = model(ids[:, 5:6], past_key_values=past).past_key_values
-    assert all(module.zero_init.kept is not None for _, module in attention_modules(model)[2:])
+    assert len(zeroinit.calls._kept[past]) == 2  # layers
     parameters = list(adapter_of(model).parameters())
     if change == "optimizer":
         for parameter in parameters:
@@ -119,8 +120,7 @@ def test_kept_prompts_are_dropped_at_any_update(prompt, change):
         adapter_of(model).gate.mul_(2) if prompt != "random_init" else adapter_of(model).prompts.weight.mul_(2)
     again, last = copy.deepcopy(past), ids[:, 6:7]
     logits = model(last, past_key_values=past).logits
-    for _, module in attention_modules(model):
-        module.zero_init.kept = None
+    assert again not in zeroinit.calls._kept
     assert torch.equal(model(last, past_key_values=again).logits, logits)
 
 
@@ -135,8 +135,7 @@ def test_nothing_is_kept_from_one_text_to_the_next(prompt, cache):
 
     def logits(forget: bool = False) -> torch.Tensor:
         if forget:
-            for _, module in attention_modules(model):
-                module.zero_init.kept = None
+            zeroinit.calls._kept.clear()
         return torch.stack(generate(model, tokens(1, 1), **options).logits)
 
     before = logits()
@@ -160,7 +159,7 @@ def test_every_family_tells_where_a_text_begins(family, monkeypatch):
     monkeypatch.setattr(zeroinit.attention, "project_prompts", lambda *a: calls.append(1) or project(*a))
     for length in (1, 3):
         generate(model, tokens(1, length), max_new_tokens=4)
-    assert len(calls) == 2 * 2
+    assert len(calls) == 2 * 2 * passes_of_a_text_that_project()
 
 
 @pytest.mark.parametrize("prompt", KINDS)

@@ -14,10 +14,9 @@ from llm import generate
 from llm.data import alpaca
 from llm.evaluation import answers
 from llm.evaluation.decoding import generate as answers_to
-from llm.evaluation.decoding import token_ids
 from llm.evaluation.settings import Decoding
 from llm.methods import loading
-from tests.llm_evaluation import save_model
+from tests.llm_evaluation import ids_of, save_model
 from tests.llm_helpers import adapted, tiny
 from zeroinit.model import save
 
@@ -31,7 +30,7 @@ def base(tmp_path_factory):
 
 def literal(base, instruction: str, input: str = "", **decoding) -> str:
     model, tokenizer = loading.load(base)
-    ids = token_ids(tokenizer, alpaca.prompt(instruction, input))
+    ids = ids_of(tokenizer, alpaca.prompt(instruction, input))
     return answers_to(model, tokenizer, [ids], Decoding(**decoding))[0].text
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from common import journal
-from llm.evaluation import harness, settings, tasks
+from llm.evaluation import definitions, harness, settings, tasks
+from llm.evaluation.columns import COLUMNS
 from llm.methods import loading
 from tests.llm_evaluation import save_items, save_model
 from tests.llm_helpers import data, randomise_gates
@@ -98,7 +99,7 @@ def test_harness_equals_simple_evaluate(stories, tmp_path):
     (source / "hellaswag_val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = harness.evaluate(model, tokenizer, "hellaswag", tmp_path / "h.jsonl", data=source, limit=8)
     with harness._quiet():
-        specs = harness._local_definitions("hellaswag", source, tmp_path)
+        specs = definitions.local("hellaswag", source, tmp_path)
         expected = lm_eval.simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer),
             tasks=[str(spec) for spec in specs],
@@ -164,14 +165,17 @@ SMALL = {
 @pytest.mark.parametrize("task", SMALL)
 def test_super_glue_and_natural_questions(base, tmp_path, task):
     # The same question with every label: whatever the model prefers is right once.
-    labels = [{"label": label} for label in range(harness.LABELS.get(task, 0))] or [{}, {}]
+    labels = [{"label": label} for label in COLUMNS[task].get("label", ())] or [{}, {}]
     (tmp_path / f"{task}.jsonl").write_text("".join(json.dumps(SMALL[task] | label) + "\n" for label in labels))
     model, tokenizer = loading.load(base)
     found = harness.evaluate(model, tokenizer, task, tmp_path / "out.jsonl", data=tmp_path)
     assert (found["n"], found["not_fitting"]) == (len(labels), 0)
-    if task in harness.LABELS and task != "multirc":  # whose two rows are the answers of one question
+    if "label" in COLUMNS[task] and task != "multirc":  # whose two rows are the answers of one question
         assert found["accuracy"] == pytest.approx(1 / len(labels))
     assert found["metric"] in found["metrics"]
+    if task == "multirc":  # the harness's own way: its first choice is yes, and label 1 (right) counts "no" as right
+        yes, no = (value for value, _ in journal.read(tmp_path / "out.jsonl")[1]["responses"])
+        assert journal.read(tmp_path / "out.jsonl")[1]["acc"] == float(no > yes)
     if task == "record":
         assert found["metrics"] == {"f1": found["accuracy"], "em": found["accuracy"]}
     if task == "boolq":
@@ -193,11 +197,11 @@ TRUTHFUL = {"question": "Is it?", "mc2_targets": {"choices": ["Yes", "No"], "lab
     ("task", "rows", "message"),
     [
         ("boolq", [{k: v for k, v in SMALL["boolq"].items() if k != "label"}], "label must be one of 0 to 1; got None"),
-        ("boolq", [SMALL["boolq"] | {"label": -1}], "got -1 (a test split without answers?)"),
+        ("boolq", [SMALL["boolq"] | {"label": -1}], "got -1"),
         ("cb", [SMALL["cb"] | {"label": 3}], "label must be one of 0 to 2; got 3"),
-        ("boolq", [{"label": 1}], "must have the columns of the hub's data"),
-        ("nq_open", [{"question": "who won"}], "answer must be a list of right answers"),
-        ("record", [SMALL["record"] | {"answers": []}], "answers must be a list of right answers"),
+        ("boolq", [{"label": 1}], "row 1 must have the columns of the hub's data: passage must be text; got None"),
+        ("nq_open", [{"question": "who won"}], "answer must be a list of text, not empty; got None"),
+        ("record", [SMALL["record"] | {"answers": []}], "answers must be a list of text, not empty; got []"),
         ("boolq", [[1]], "row 1 is no object"),
         ("boolq", [], "it has no rows"),
         ("hellaswag", [HELLASWAG] * 10, "10 rows are too few"),
@@ -237,8 +241,6 @@ def test_where_the_examples_of_hellaswag_come_from_is_told(base, tmp_path, train
 
 
 def test_every_task_of_the_command_has_a_definition():
-    assert set(settings.TASKS["harness"]) == set(harness.DEFINITIONS)
-    assert {task: len(harness._definitions(task)) for task in harness.DEFINITIONS if task != "mmlu"} == dict.fromkeys(
-        [task for task in harness.DEFINITIONS if task != "mmlu"], 1
-    )
-    assert len(harness._definitions("mmlu")) == 57
+    assert set(settings.TASKS["harness"]) == set(definitions.DEFINITIONS)
+    counts = {task: len(definitions.built_in(task)) for task in definitions.DEFINITIONS}
+    assert counts == dict.fromkeys(counts, 1) | {"mmlu": 57}

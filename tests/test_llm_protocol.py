@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 
+import numpy as np
 import pytest
 
 from llm.evaluation import protocol, tasks
@@ -54,6 +55,23 @@ FOLDERS = {
 )
 def test_score(text, options, gold, right, reason):
     assert score(text, options, gold) == (right, reason)
+
+
+@pytest.mark.parametrize("gold", [None, -1, 2, True, False, 0.0, "0", "a cat", float("nan"), [0]])
+def test_a_right_option_that_is_none_is_refused(gold):
+    """A missing answer is not the answer of a text that resembles nothing."""
+    for text in ("xyz", "It is a cat.", ""):
+        with pytest.raises(ValueError, match=r"gold must be the place of the right option, from 0 to 1; got"):
+            score(text, ["a cat", "a dog"], gold)
+    assert score("It is a cat.", ["a cat", "a dog"], np.int64(0)).right
+
+
+@pytest.mark.parametrize("options", [[], ["a cat"], "ab", None, ["a cat", None], ["a cat", 1], {"a": 1, "b": 2}])
+def test_options_that_are_no_choice_are_refused(options):
+    with pytest.raises(ValueError, match="options must be at least two texts"):
+        score("It is a cat.", options, 0)
+    with pytest.raises(ValueError, match="the answer must be text; got None"):
+        score(None, ["a cat", "a dog"], 0)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_only_contained_option_wins_over_a_more_similar_one():
@@ -234,7 +252,7 @@ def test_standard_error():
         ("ARC-Easy-Test.jsonl", arc_line("AB", "C"), "two options or more, one of them right; arc_easy item a has 2"),
         ("ARC-Easy-Test.jsonl", arc_line("A", "A"), "two options or more"),
         ("ARC-Easy-Test.jsonl", f"{arc_line('AB', 'A')}\n{arc_line('AB', 'B')}", "ids of their own"),
-        ("arc_easy.jsonl", "{}\n", r"row 1 of arc_easy must have the columns of allenai/ai2_arc.*'choices'"),
+        ("arc_easy.jsonl", "{}\n", "row 1 must have the columns of the hub's data: id must be text; got None"),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path, name, text, message):

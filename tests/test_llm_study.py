@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common import tables
+from common import seals, tables
 from common.arguments import CommandError
 from common.paths import RESULTS, ROOT
 from llm import study as command
@@ -20,7 +20,7 @@ from llm.world import folder as bases
 from llm.world import pretraining, rates, runs, study
 from llm.world.experiments import ARMS, FULL, LARGE, MAIN, QUICK, Cell, ablations, rate, sample_efficiency, tuning
 from llm.world.folder import Pretraining
-from llm.world.tables import COLUMNS, TABLES, Table, key
+from llm.world.tables import CLAIMS, COLUMNS, CURVE, KEY, SCORES, TABLES, Table, key
 from llm.world.world import World
 
 WORLD = World(train=20, validation=3, test=5, asked=8)
@@ -115,13 +115,18 @@ def test_rows_do_not_depend_on_workers_and_resume(worlds, tmp_path, capsys):
     assert "learning rates: linear" in capsys.readouterr().out
 
 
+def row_of(cell, **changes):
+    """The row of a run that nobody made."""
+    scores = {"accuracy": 0.5, "multiple_choice": 0.5, "held_out_loss": 1.0, "train_loss": 1.0, "status": "finished"}
+    sizes = {"steps": TINY.steps, "trainable": 9, "seconds": 1.0, "rows": 7}
+    return {c: getattr(cell, c) for c in KEY} | scores | sizes | changes
+
+
 def fake(table, accuracies):
     """Rows of a tuning with these accuracies of (arm, rate)."""
     for (arm, learning_rate), (accuracy, loss) in accuracies.items():
         for seed in (100, 101):
-            row = dict.fromkeys(COLUMNS, "") | {"arm": arm, "learning_rate": learning_rate, "seed": seed}
-            row |= {"fraction": 0.3, "accuracy": accuracy, "held_out_loss": loss, "status": "finished", "world": 0}
-            table.add(row)
+            table.add(row_of(Cell(arm, 0.3, seed, learning_rate), accuracy=accuracy, held_out_loss=loss))
 
 
 def test_best_rate_and_common_rate(tmp_path):
@@ -133,8 +138,7 @@ def test_best_rate_and_common_rate(tmp_path):
     assert rates.best(table.rows.values(), "lora") == (0.01, True)
     assert rates.best(table.rows.values(), "full") is None
     assert rates.common_rate(table.rows.values(), ["linear", "lora"]) == 0.01
-    row = dict.fromkeys(COLUMNS, "") | {"arm": "linear", "learning_rate": 1.0, "seed": 102, "status": "diverged"}
-    table.add(row | {"fraction": 0.3, "accuracy": "nan", "world": 0})
+    table.add(row_of(Cell("linear", 0.3, 102, 1.0), status="diverged", **dict.fromkeys(SCORES, float("nan"))))
     assert rates.best(table.rows.values(), "linear") == (0.1, False)
 
 
@@ -201,10 +205,74 @@ def test_a_folder_of_another_configuration_is_refused(worlds, tmp_path):
         study.claim(TINY, tmp_path, worlds, "cuda")
     record = json.loads((tmp_path / "study.json").read_text())
     record["bases"]["0"] = "other"
-    (tmp_path / "study.json").write_text(json.dumps(record))
+    (tmp_path / "study.json").write_text(seals.sealed(record))
     with pytest.raises(CommandError, match=r"another configuration \(base of world 0 other instead of"):
         study.claim(TINY, tmp_path, worlds)
     study.claim(replace(TINY, steps=4), tmp_path, worlds, fresh=TABLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("tuning", {"accuracy": -1}, "accuracy must be a finite number of at least 0 and at most 1 or 'nan'; got '-1'"),
+        ("tuning", {"accuracy": 1.5}, "accuracy must be"),
+        ("tuning", {"accuracy": float("inf")}, "accuracy must be"),
+        ("tuning", {"train_loss": float("nan")}, "train_loss of a run that finished must be a number"),
+        ("tuning", {"status": "diverged"}, "accuracy of a run that diverged must be nan"),
+        ("tuning", {"status": "ended"}, "status must be one of 'diverged', 'finished'"),
+        ("tuning", {"arm": "none"}, "arm must be one of "),
+        ("tuning", {"arm": "lora"}, "no run of this study has world 0, arm lora, fraction 0.3, seed 100"),
+        ("tuning", {"seed": 7}, "no run of this study has .*, seed 7"),
+        ("tuning", {"seed": "1e308"}, "seed must be an integer of at least 0; got '1e308'"),
+        ("tuning", {"fraction": 0.5}, "no run of this study has .*, fraction 0.5"),
+        ("tuning", {"world": 1}, "no run of this study has world 1"),
+        ("tuning", {"learning_rate": 0}, "learning_rate must be"),
+        ("tuning", {"ablation": "gate", "setting": "no tanh"}, "no run of this study has .*, ablation gate"),
+        ("tuning", {"steps": 4}, "steps must be 3; got 4"),
+        ("sample_efficiency", {}, "no run of this study has .*, seed 100"),  # the table of another name
+        ("ablations", {}, "no run of this study has"),
+    ],
+)
+def test_rows_that_this_study_cannot_have_are_refused(name, changes, message, tmp_path):
+    cell = Cell("linear", 0.3, 100, 0.1)
+    Table(tmp_path, name).add(row_of(cell))
+    if name == "tuning":
+        Table(tmp_path, name, [TINY])
+    tables.write(tmp_path / f"{name}.csv", [row_of(cell, **changes)], COLUMNS)
+    with pytest.raises(tables.TableError, match=rf"{name}\.csv has a wrong line 2: {message}"):
+        Table(tmp_path, name, [TINY])
+
+
+def test_tables_without_their_record_and_changed_ones_are_refused(worlds, tmp_path):
+    table = Table(tmp_path, "sample_efficiency")
+    table.add(row_of(Cell("linear", 0.5, 0, 0.1)))
+    with pytest.raises(CommandError, match=r"must tell the configuration of sample_efficiency\.csv beside it"):
+        study.claim(TINY, tmp_path, worlds)
+    table.path.unlink()
+    study.claim(TINY, tmp_path, worlds)
+    table.add(row_of(Cell("linear", 0.5, 0, 0.1)))
+    study._write_sorted(tmp_path)
+    table.path.write_text(table.path.read_text().replace("0.5,0,0.5", "0.5,0,0.6"))
+    with pytest.raises(seals.Changed, match=r"sample_efficiency\.csv is not as it was finished"):
+        Table(tmp_path, "sample_efficiency", [TINY])
+    path = tmp_path / "study.json"
+    path.write_text(path.read_text().replace('"device": "cpu"', '"device": 5'))
+    with pytest.raises(seals.Changed, match=r"study\.json must be the record of a study, and is not as it was written"):
+        study.claim(TINY, tmp_path, worlds)
+    study.claim(TINY, tmp_path, worlds, fresh=TABLES)
+    assert [p.name for p in tmp_path.iterdir()] == ["study.json"]
+
+
+def test_committed_tables_are_those_of_their_study():
+    experiments = study._recorded(RESULTS / "llm")
+    if not experiments:
+        pytest.skip("results/llm has no study yet")
+    counts = [len(Table(RESULTS / "llm", name, experiments).rows) for name in TABLES]
+    assert counts[1:] == [len(sample_efficiency(FULL)), len(ablations(FULL))]
+    for name, columns in {"curves": CURVE, "claims": CLAIMS}.items():
+        assert tables.read(RESULTS / "llm" / f"{name}.csv", columns)
+    for name in (*TABLES, "curves", "claims"):
+        assert seals.beside(RESULTS / "llm" / f"{name}.csv").is_file()
 
 
 def test_fresh_removes_the_named_tables_and_only_when_they_can_be_made_again(worlds, tmp_path):
@@ -223,7 +291,7 @@ def test_claims_see_the_rows_of_this_experiment_alone(tmp_path):
     cells = [Cell("linear", 0.3, seed, 0.1) for seed in (0, 1)]
     table = Table(tmp_path, "sample_efficiency")
     for cell in (*cells, replace(cells[0], learning_rate=0.2), replace(cells[0], seed=9)):
-        table.add({c: getattr(cell, c, 0) for c in COLUMNS})
+        table.add(row_of(cell))
     asked = [replace(cell, learning_rate=None) for cell in (*cells, replace(cells[0], seed=5))]
     found = study._rows_of(tmp_path, "sample_efficiency", asked, {"linear": 0.1})
     assert [(r["seed"], r["learning_rate"]) for r in found] == [("0", "0.1"), ("1", "0.1")]

@@ -1,6 +1,7 @@
 """What trains, when, and in which precision; checkpointing, Trainer and accelerate."""
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -11,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 
-from tests.llm_helpers import adapted, adapter_of, configuration, randomise_gates, tiny, tokens
+from tests.llm_helpers import adapted, adapter_of, checkpointing, configuration, randomise_gates, tiny, tokens
 from zeroinit.adapter import Adapter, BaseShape
 from zeroinit.config import AdapterConfig
 from zeroinit.model import attach, detach, load, save
@@ -159,7 +160,7 @@ def test_checkpointing_gives_identical_gradients(prompt, reentrant):
     for checkpointed in (False, True):
         model = adapted(tiny(), prompt=prompt, gate="adapt" if prompt == "linear" else "head").train()
         if checkpointed:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            checkpointing(model, reentrant)
         loss_of(model).backward()
         results.append([p.grad for p in adapter_of(model).parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
@@ -252,7 +253,9 @@ def test_trainer_accepts_a_quantised_base(tmp_path):
 
 
 def test_trainer_with_checkpointing_and_autocast(tmp_path):
-    for options in ({"activation_checkpointing": True}, {"bf16": True}):
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    for options in ({name: True}, {"bf16": True}):
         model = fresh()
         AdapterTrainer(model, arguments(tmp_path, **options, max_steps=2), train_dataset=rows()).train()
         assert adapter_of(model).gate.abs().min() > 0

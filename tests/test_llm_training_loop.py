@@ -17,10 +17,11 @@ import llm.training.trainer
 from llm.data.batches import Batches, Collator
 from llm.methods import names, registry
 from llm.methods.tensors import trained
+from llm.training import checkpoints
 from llm.training.errors import TrainingError
 from llm.training.loss import response_loss
 from llm.training.settings import Training
-from llm.training.train import held_out_loss, last_checkpoint, train
+from llm.training.train import held_out_loss, train
 from llm.training.trainer import ResponseTrainer, optimizer_groups
 from tests.llm_helpers import tiny
 from tests.llm_processes import killed, together
@@ -294,7 +295,7 @@ def test_sharded_training_agrees_and_resumes(method, tmp_path):
     last = tmp_path / "checkpoint-12" / llm.methods.tensors.NAME
     tensors = llm.methods.tensors.read(last)
     assert farthest(weights, tensors) < TOLERANCE[method]
-    last.with_name(llm.training.curve.CURVE_NAME).unlink()
+    last.with_name(checkpoints.NAME).unlink()
     together(2, sharded, method, tmp_path, True, **wrap)
     assert farthest(tensors, llm.methods.tensors.read(last)) == 0
 
@@ -338,7 +339,7 @@ def test_killed_and_resumed_is_bit_for_bit_as_if_not(where, tmp_path):
     settings = {"checkpoint_every": 3}
     curve, weights = whole("lora with dropout")
     killed(dying, where, tmp_path, settings)
-    left = last_checkpoint(tmp_path)
+    left = checkpoints.last(tmp_path)
     assert (left is None) == (where == "first checkpoint")
     resumed, after = trained_by(settings, "lora with dropout", tmp_path, resume=True)
     assert farthest(weights, after) == 0
@@ -359,9 +360,14 @@ def test_without_resume_old_checkpoints_go(tmp_path):
     trained_by({"steps": 4}, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
     files = {path.name for path in (tmp_path / "checkpoint-4").iterdir()}
-    assert files == {"curve.json", "optimizer.pt", "rng_state.pth", "scheduler.pt", "tensors.safetensors"} | {
-        "trainer_state.json"
-    }
+    assert files == {
+        "curve.json",
+        "manifest.json",
+        "optimizer.pt",
+        "rng_state.pth",
+        "scheduler.pt",
+        "tensors.safetensors",
+    } | {"trainer_state.json"}
     size = (tmp_path / "checkpoint-4" / "tensors.safetensors").stat().st_size
     assert size < 4 * registry.counts(prepared())["trainable"] + 2000
 

@@ -185,12 +185,13 @@ def test_other_tasks_have_the_answer_in_them():
         (["--asked", "500"], "asked must be at most train"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--heads", "3"], "hidden must be a multiple of twice heads"),
+        (["--train", "1000000"], "must be at most 60000 people; got 1000100"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--learning-rate", "inf"], "learning_rate must be at least 0, and finite"),
     ],
 )
 def test_bad_numbers_are_one_line_and_code_2(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        pretrain.main(arguments)
-    assert stopped.value.code == 2
+    assert pretrain.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -202,9 +203,19 @@ def test_a_base_is_not_replaced_by_another(tmp_path, capsys):
     sizes = [f"--{name}={getattr(SMALL, name)}" for name in ("train", "validation", "test", "asked")]
     assert pretrain.main([*sizes, "--out", str(tmp_path)]) == 0
     assert "is there already" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        pretrain.main([*sizes, "--steps", "7", "--out", str(tmp_path)])
+    assert pretrain.main([*sizes, "--steps", "7", "--out", str(tmp_path)]) == 2
     assert "has the base of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "[" * 100_000, '{"world": {"seed": 0}}', '{"world": null}', '{"world": {"seed": Infinity}}']
+    + [json.dumps({"world": asdict(SMALL) | {"train": value}}) for value in ("4", 4.0, True, None, 10**30)],
+)
+def test_a_damaged_world_is_one_line(text, tmp_path):
+    (tmp_path / "world.json").write_text(text)
+    with pytest.raises(ValueError, match=r"world\.json|train"):
+        folder.read(tmp_path)
 
 
 def test_a_missing_world_names_the_command(tmp_path):

@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 from common import tables
 from common.arguments import Parser
+from common.arguments import run as run_command
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from common.streams import stream
 from common.workers import pool
 from theory.coordinates import Layout
-from theory.identifiability import IdentifiabilityError
 from theory.rates import slope, verdict
 from theory.replicate import COLUMNS, replicate
 from theory.studies import QUANTITIES, STUDIES, Study
@@ -258,8 +258,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for study in studies:
             print(f"{study.name:24} {study.about}")
         return 0
-    rates, rows, began = [], [], time.monotonic()
-    try:
+
+    def work() -> None:
+        rates, rows, began = [], [], time.monotonic()
         with _pool(arguments.workers) as pool:
             for study in studies:
                 done = run(study, folder, pool, arguments.fresh)
@@ -267,17 +268,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 save_rates(folder, found)
                 rates += found
                 rows += done
-    except (RunError, tables.TableError, IdentifiabilityError, OSError) as error:
-        print(f"simulate.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("simulate.py: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    table = show(rates, rows)
-    table += f"\n{time.monotonic() - began:.0f} s, {arguments.workers} workers, {provenance()['cpu']}"
-    write_atomic(folder / "table.txt", table + "\n")
-    print(table)
-    return 0
+        table = show(rates, rows)
+        table += f"\n{time.monotonic() - began:.0f} s, {arguments.workers} workers, {provenance()['cpu']}"
+        write_atomic(folder / "table.txt", table + "\n")
+        print(table)
+
+    return run_command("simulate.py", work)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """What an adapter must know of its base (`BaseShape`), its parameters (`Adapter`), and the adapters of one model."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from zeroinit.config import AdapterConfig
+from zeroinit.calls import Switch
+from zeroinit.config import AdapterConfig, shown
 from zeroinit.families import attention_modules
 from zeroinit.prompts import LinearPrompts, NonlinearPrompts, SharedNonlinearPrompts
 
@@ -72,18 +74,50 @@ class Adapter(nn.Module):
         return torch.tanh(gate) if self.config.gate_activation == "tanh" else gate
 
 
-class Adapters(nn.ModuleDict):
-    """The adapters of one model by name, which of them is active, and what `detach` must put back.
+def skeleton(config: AdapterConfig, shape: BaseShape) -> Adapter:
+    """The adapter on the meta device, where it takes no memory.
 
-    `texts` counts forward passes that begin a text: no prompt keys and values are kept from one text to the next.
+    Raises
+    ------
+    ValueError
+        If the configuration does not fit the base, or asks for tensors that no memory can hold.
     """
+    try:
+        with torch.device("meta"):
+            return Adapter(config, shape)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 64 bits
+        sizes = ("prompt_length", "layers", "hidden_width", "layer_width")
+        raise ValueError(
+            "no tensor can be as large as these ask for: "
+            + ", ".join(f"{name} {shown(getattr(config, name))}" for name in sizes)
+            + f", on {shown(shape, 200)}"
+        ) from error
+
+
+def check_size(config: AdapterConfig, shape: BaseShape) -> None:
+    """ValueError if the adapter needs more memory than there is."""
+    needed = sum(p.numel() * p.element_size() for p in skeleton(config, shape).parameters())
+    if needed > (free := free_memory()):
+        raise ValueError(
+            f"an adapter with prompt_length {config.prompt_length} on {config.adapted_layers(shape.num_hidden_layers)} "
+            f"layers of hidden size {shape.hidden_size} takes {needed / 2**30:,.1f} GiB of memory, and "
+            f"{free / 2**30:,.1f} GiB are free; choose a smaller prompt_length, layers, hidden_width or layer_width"
+        )
+
+
+def free_memory() -> float:
+    """Bytes of memory that are free, infinity where the system does not tell (other systems than Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(float(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return math.inf
+
+
+class Adapters(Switch):
+    """The adapters of one model by name, which of them is active where, and what `detach` must put back."""
 
     def __init__(self):
         super().__init__()
-        self.active, self.enabled, self.texts = "", True, 0
         self.hooks, self.configs, self.frozen = [], [], []
-
-    @property
-    def active_adapter(self) -> Adapter:
-        adapter: Any = self[self.active]  # a ModuleDict knows its values as modules only
-        return adapter
+        self.changes = 0  # grows with every activation: what was kept before is not used after

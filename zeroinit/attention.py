@@ -17,6 +17,7 @@ the mask function of X.
 """
 
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from zeroinit.calls import ARGUMENT, Call
 from zeroinit.families import project_prompts, query_projection
 
 if TYPE_CHECKING:
@@ -39,20 +41,27 @@ BASES = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attent
 
 
 class Link:
-    """What an adapted attention module holds: the way to the adapters of its model, and prompts kept while decoding."""
+    """What an adapted attention module holds: the way to the adapters of its model."""
 
     def __init__(self, adapters: "Adapters", layer: int):
         self.adapters, self.layer = adapters, layer
-        self.query: Tensor | None = None  # before rotation; kept from projection to attention for the adapt gate
-        self.watched: nn.Module | None = None  # the query projection that fills it
-        self.kept: tuple | None = None
+        self.watched: nn.Module | None = None  # the query projection whose output the input-dependent gate reads
 
-    def adapter(self) -> "Adapter | None":
-        """The active adapter, or None where it is disabled or leaves this layer alone."""
-        if not self.adapters.enabled:
-            return None
-        adapter = self.adapters.active_adapter
-        return adapter if self.layer >= adapter.first else None
+
+class _Seen(threading.local):
+    """The last output of a watched query projection in this thread, on its way to the attention right after it."""
+
+    def __init__(self) -> None:  # runs in every thread; compiled code watches what it sets
+        self.projection: nn.Module | None = None
+        self.output: Tensor | None = None
+
+
+_seen = _Seen()
+
+
+def keep_query(projection: nn.Module, args: tuple, output: Tensor) -> None:
+    """Forward hook of the query projections: their output is what the input-dependent gate reads."""
+    _seen.projection, _seen.output = projection, output
 
 
 def attention(
@@ -81,22 +90,34 @@ def attention(
     """
     base_attention = partial(_base_function(module, base), _seen_by(module, base))
     link: Link | None = getattr(module, "zero_init", None)
-    if link is None or (adapter := link.adapter()) is None:
+    # A module that is called by itself has no call handed down.
+    call: Call | None = kwargs.pop(ARGUMENT, None) or (link and link.adapters.begin())
+    # Taken before the prompts go through the same projection, where it is fused; nothing of a pass stays behind.
+    projection, seen = _seen.projection, _seen.output
+    _seen.projection = _seen.output = None
+    if link is None or call is None or (adapter := call.adapter) is None or link.layer < adapter.first:
         return base_attention(query, key, value, attention_mask, **kwargs)
-    # Taken before the prompts go through the same projection, where it is fused.
-    gate = adapter.input_gate(link.layer, _query_before_rotation(module, link)) if adapter.input_dependent else None
-    keys, values = _keys_and_values(module, link, adapter, query)
-    link.query = None
+    gate = None
+    if adapter.input_dependent:
+        gate = adapter.input_gate(link.layer, _query_before_rotation(module, projection, seen))
+    keys, values = _keys_and_values(module, link, call, adapter, query)
     if adapter.joint:
         mask = _let_prompts_through(module, attention_mask, query, key, keys.shape[1], base, kwargs)
         key, value = (
             torch.cat([p.to(t.dtype).expand(len(t), -1, -1, -1), t], 2) for p, t in ((keys, key), (values, value))
         )
+        if call.masses is not None:
+            # Attention weighs values: with ones for prompts and zeros for text, it gives the prompts' share.
+            ones = torch.zeros_like(value)
+            ones[:, :, : keys.shape[1]] = 1
+            call.masses[link.layer] = base_attention(query, key, ones, mask, **kwargs)[0][..., 0]
         return base_attention(query, key, value, mask, **kwargs)
     out, weights = base_attention(query, key, value, attention_mask, **kwargs)
     term = prompt_attention(query, keys, values, kwargs.get("scaling"), kwargs.get("softcap")).transpose(1, 2)
     if gate is not None:
         term = term * gate[..., None]
+        if call.masses is not None:
+            call.masses[link.layer] = gate.abs() / (1 + gate.abs())
     return out + term.to(out.dtype), weights
 
 
@@ -132,19 +153,18 @@ def _seen_by(module: Any, base: str) -> Any:
     )
 
 
-def _keys_and_values(module: Any, link: Link, adapter: "Adapter", query: Tensor) -> tuple[Tensor, Tensor]:
-    """Prompt keys and values of this layer, gated; kept from the first pass of a generation for its decoding steps.
+def _keys_and_values(module: Any, link: Link, call: Call, adapter: "Adapter", query: Tensor) -> tuple[Tensor, Tensor]:
+    """Prompt keys and values of this layer, gated; kept with the cache of a text for its decoding steps.
 
     A pass that begins a text, or over more than one token, always computes them anew. A decoding step (one query, no
     gradients, evaluation mode) takes those kept, unless a parameter that they depend on was updated or replaced since.
     """
-    inference = not (torch.is_grad_enabled() or module.training or torch.compiler.is_compiling())
-    if inference and query.shape[2] == 1 and link.kept is not None:
-        owner, text, parameters, state, keys, values = link.kept
-        same = owner is adapter and text == link.adapters.texts and keys.dtype == query.dtype
-        if same and state == _state(parameters):
+    kept = None if torch.is_grad_enabled() or module.training else call.kept
+    if kept is not None and query.shape[2] == 1 and link in kept:
+        owner, changes, parameters, state, keys, values = kept[link]
+        same = owner is adapter and changes == link.adapters.changes
+        if same and (keys.dtype, keys.device) == (query.dtype, query.device) and state == _state(parameters):
             return keys, values
-    link.kept = None
     prompts = adapter.prompts_of(link.layer).to(query.device, query.dtype)
     keys, values = (t.to(query.dtype) for t in project_prompts(module, prompts))
     if not adapter.joint:
@@ -155,12 +175,13 @@ def _keys_and_values(module: Any, link: Link, adapter: "Adapter", query: Tensor)
             # prompts of the published 7e-6 the gradient of g would underflow in float16.
             gate = adapter.gate_of(link.layer).to(values.device)
             values = (values * gate[:, None, None]).to(query.dtype)
-    if inference:
+    if kept is not None:
+        kept.pop(link, None)
         sources = ("k_proj", "v_proj", "qkv_proj", "k_norm")
         parameters = [*adapter.parameters()]
         parameters += [p for name in sources if hasattr(module, name) for p in getattr(module, name).parameters()]
         if not any(p.is_inference() for p in parameters):  # those have no version to watch
-            link.kept = (adapter, link.adapters.texts, parameters, _state(parameters), keys, values)
+            kept[link] = (adapter, link.adapters.changes, parameters, _state(parameters), keys, values)
     return keys, values
 
 
@@ -169,14 +190,14 @@ def _state(parameters: list[nn.Parameter]) -> list[tuple[int, int]]:
     return [(p._version, p.data_ptr()) for p in parameters]
 
 
-def _query_before_rotation(module: Any, link: Link) -> Tensor:
+def _query_before_rotation(module: Any, projection: nn.Module | None, query: Tensor | None) -> Tensor:
     """Queries (batch, queries, heads, head_dim) as the projection (and q_norm) gave them."""
-    if link.query is None or link.watched is not query_projection(module):
+    if query is None or projection is not query_projection(module):
         raise ValueError(
             "the input-dependent gate reads the query projection, which was replaced after attach (by PEFT?); call "
             "zeroinit.activate(model, name) once all adapters are in place"
         )
-    query = link.query[..., : module.config.num_attention_heads * module.head_dim].unflatten(-1, (-1, module.head_dim))
+    query = query[..., : module.config.num_attention_heads * module.head_dim].unflatten(-1, (-1, module.head_dim))
     return module.q_norm(query) if hasattr(module, "q_norm") else query
 
 

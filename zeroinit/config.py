@@ -1,6 +1,5 @@
 """What to attach: `AdapterConfig`. Nothing here imports torch."""
 
-import math
 from dataclasses import KW_ONLY, dataclass
 
 ATTENTIONS = ("zero_init", "random_init")
@@ -8,6 +7,16 @@ PROMPTS = ("linear", "nonlinear", "nonlinear_shared")
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh", "sigmoid")
 GATES = ("head", "adapt")
 GATE_ACTIVATIONS = ("tanh", "identity")
+SCALES = (1e-15, 1e15)  # of prompts: their squares are still numbers in float32
+
+
+def shown(value: object, length: int = 60) -> str:
+    """`value` for an error message: on one line, and not longer than that."""
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list of thousands of levels
+        text = f"a {type(value).__name__} too long to be shown"
+    return text if len(text) <= length else text[: length - 4] + " ..."
 
 
 @dataclass(frozen=True)
@@ -62,17 +71,22 @@ class AdapterConfig:
             raise ValueError("random_init is a kind of attention: AdapterConfig('linear', attention='random_init')")
         names = {"prompt": PROMPTS, "attention": ATTENTIONS, "activation": ACTIVATIONS, "gate": GATES}
         for name, allowed in (names | {"gate_activation": GATE_ACTIVATIONS}).items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {shown(value)}")
         for name, least in {"prompt_length": 1, "layers": 1, "hidden_width": 0, "layer_width": 1}.items():
             value = getattr(self, name)
             if value is None and name in ("layers", "layer_width"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
+                raise ValueError(f"{name} must be an integer of at least {least}; got {shown(value)}")
         scale = self.initial_scale
-        if scale is not None and not (isinstance(scale, int | float) and 0 < scale < math.inf):
-            raise ValueError(f"initial_scale must be a positive number, or None for the published start; got {scale!r}")
+        number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if scale is not None and not (number and SCALES[0] <= scale <= SCALES[1]):
+            raise ValueError(
+                f"initial_scale must be a positive number, {SCALES[0]:g} to {SCALES[1]:g}, or None for the published "
+                f"start; got {shown(scale)}"
+            )
 
     @property
     def joint(self) -> bool:
@@ -82,5 +96,5 @@ class AdapterConfig:
     def adapted_layers(self, depth: int) -> int:
         """How many of `depth` layers are adapted; ValueError if more are asked for than there are."""
         if self.layers is not None and self.layers > depth:
-            raise ValueError(f"layers must be at most the base's depth, {depth}; got {self.layers}")
+            raise ValueError(f"layers must be at most the base's depth, {depth}; got {shown(self.layers)}")
         return max(depth - 2, 1) if self.layers is None else self.layers

@@ -11,23 +11,22 @@ Whatever cannot be carried over exactly is refused, with the reason.
 
 import json
 import os
-import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zeroinit import files
 from zeroinit.adapter import Adapter, BaseShape
 from zeroinit.command import Parser
-from zeroinit.config import ACTIVATIONS, GATE_ACTIVATIONS, AdapterConfig
+from zeroinit.config import ACTIVATIONS, GATE_ACTIVATIONS, AdapterConfig, shown
+from zeroinit.published import from_published, to_published
 
-_GATE = "layers.{}.attention.gate"
+_OLD_PEFT_NAME = "adapter_model.bin"
 _PEFT = "base_model.model.model.layers.{}.self_attn.adaption_{}"
 EXAMPLES = """examples:
   python -m zeroinit.convert from-published adapter.pth my-adapter --layers 30
@@ -36,8 +35,6 @@ EXAMPLES = """examples:
   python -m zeroinit.convert to-peft my-adapter peft-folder
   python -m zeroinit.convert to-linear my-adapter linear-adapter
 """
-# Names of the maps of non-linear prompts: ours, theirs.
-_NETWORK = (("network.hidden", "linear1"), ("network.output", "prompt"))
 
 
 def nonlinear_to_linear(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -50,106 +47,6 @@ def nonlinear_to_linear(source: str | os.PathLike, target: str | os.PathLike) ->
     linear = replace(config, prompt="linear", initial_scale=None)
     prompts = {"prompts.weight": _prompts(config, shape, state), "gate": state["gate"]}
     files.write(target, linear, shape, prompts)
-
-
-def from_published(
-    file: str | os.PathLike,
-    folder: str | os.PathLike,
-    *,
-    prompt_length: int = 10,
-    layers: int | None = None,
-    random_init: bool = False,
-    activation: str = "relu",
-) -> None:
-    """Write the published adapter `file` as a folder. What the file does not record is asked for.
-
-    Parameters
-    ----------
-    prompt_length, layers, random_init, activation
-        The options --adapter_len, --adapter_layer (None: all but two), --random_init and --hid_acti_func it was
-        trained with.
-
-    Raises
-    ------
-    ValueError
-        If the file is not such an adapter, or disagrees with the options.
-    """
-    theirs = _load_published(file)
-    gates = [theirs[_GATE.format(n)] for n in range(sum(key.endswith(".attention.gate") for key in theirs))]
-    depth, heads = len(gates), gates[0].shape[1]
-    layers = AdapterConfig(prompt_length=prompt_length, layers=layers).adapted_layers(depth)
-    deep = "hyperAdapter.layer_embed.weight" in theirs
-    prefix = "hyperAdapter.decoder." if deep else "hyperAdapter."
-    shared = not deep and prefix + "prompt.weight" in theirs
-    state = {}
-    if deep or shared:
-        embedding = theirs["hyperAdapter.layer_embed.weight" if deep else "adapter_query.weight"]
-        state["prompts.embedding.weight"] = embedding
-        for our, their in _NETWORK:
-            for kind in ("weight", "bias"):
-                if f"{prefix}{their}.{kind}" in theirs:
-                    state[f"prompts.{our}.{kind}"] = theirs[f"{prefix}{their}.{kind}"]
-        hidden_width = len(state["prompts.network.hidden.bias"]) if "prompts.network.hidden.bias" in state else 0
-        hidden_size = len(state["prompts.network.output.bias"]) // (prompt_length if deep else 1)
-        options = {"activation": activation, "hidden_width": hidden_width, "layer_width": embedding.shape[1]}
-        kind = "nonlinear" if deep else "nonlinear_shared"
-    else:
-        rows, hidden_size = theirs["adapter_query.weight"].shape
-        if rows != layers * prompt_length:
-            raise ValueError(
-                f"adapter_query.weight must have layers x prompt_length = {layers} x {prompt_length} rows; "
-                f"it has {rows}; pass the prompt_length and layers of the training"
-            )
-        state["prompts.weight"] = theirs["adapter_query.weight"].view(layers, prompt_length, hidden_size)
-        options, kind = {}, "linear"
-    head_dim = hidden_size // heads
-    if any(gate.any() for gate in gates[: depth - layers]):
-        raise ValueError(f"gates below the last {layers} layers must be zero, as never trained; pass the right layers")
-    if not random_init:
-        gate = torch.stack(gates[depth - layers :])[:, 0, :, :, 0]  # (K, heads, 1 or head_dim)
-        if gate.shape[2] > 1:
-            options["gate"] = "adapt"
-            # they rotate neighbouring pairs, transformers rotates halves: (pair, which) -> (which, pair)
-            gate = gate.unflatten(2, (-1, 2)).transpose(2, 3).flatten(2)
-        state["gate"] = gate if gate.shape[2] > 1 else gate[:, :, 0]
-    attention = "random_init" if random_init else "zero_init"
-    config = AdapterConfig(kind, attention=attention, prompt_length=prompt_length, layers=layers, **options)
-    files.write(folder, config, BaseShape(hidden_size, depth, heads, head_dim), _float32(state))
-
-
-def to_published(folder: str | os.PathLike, file: str | os.PathLike) -> None:
-    """Write the adapter of `folder` as a file for the published code, which records no options (gate_activation, ...).
-
-    Raises
-    ------
-    ValueError
-        If that code has no such model: heads x head_dim is not the hidden size.
-    """
-    config, shape, state = files.read(folder)
-    if shape.head_dim * shape.num_attention_heads != shape.hidden_size:
-        raise ValueError(f"the published model has heads x head_dim = hidden_size; this base is {shape}")
-    theirs, size = {}, shape.head_dim if config.gate == "adapt" else 1
-    if "prompts.weight" in state:
-        theirs["adapter_query.weight"] = state["prompts.weight"].flatten(0, 1)
-    else:
-        deep = config.prompt == "nonlinear"
-        embedding = "hyperAdapter.layer_embed.weight" if deep else "adapter_query.weight"
-        theirs[embedding] = state["prompts.embedding.weight"]
-        for our, their in _NETWORK:
-            for kind in ("weight", "bias"):
-                if f"prompts.{our}.{kind}" in state:
-                    key = f"hyperAdapter.{'decoder.' if deep else ''}{their}.{kind}"
-                    theirs[key] = state[f"prompts.{our}.{kind}"]
-    layers = config.adapted_layers(shape.num_hidden_layers)
-    gates = torch.zeros(shape.num_hidden_layers, 1, shape.num_attention_heads, size, 1)
-    if "gate" in state:
-        gate = state["gate"]
-        if config.gate == "adapt":
-            gate = gate.unflatten(2, (2, -1)).transpose(2, 3).flatten(2)
-        gates[-layers:] = gate.view(layers, 1, shape.num_attention_heads, size, 1)
-    theirs |= {_GATE.format(n): gate.clone() for n, gate in enumerate(gates)}
-    with files.whole(Path(file)) as unfinished:
-        torch.save(theirs, unfinished)
 
 
 def from_peft(
@@ -170,23 +67,30 @@ def from_peft(
         If the folder is not of that method, does not fit the model, or a gate of 1 or more is wanted as a tanh.
     """
     source, shape = Path(source), BaseShape.of(model)
-    try:
-        kind = json.loads((source / files.CONFIG_NAME).read_text()).get("peft_type")
-        state = load_file(source / files.WEIGHTS_NAME)
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(f"{source} must hold PEFT's {files.CONFIG_NAME} and {files.WEIGHTS_NAME}: {error}") from error
+    kind = files.read_json(source / files.CONFIG_NAME).get("peft_type")
     if kind != "ADAPTION_PROMPT":
-        raise ValueError(f"peft_type must be ADAPTION_PROMPT; {source} has {kind!r}")
-    layers = sum(key.endswith(".adaption_gate") for key in state)
+        raise ValueError(f"peft_type must be ADAPTION_PROMPT; {source} has {shown(kind)}")
+    safe = (source / files.WEIGHTS_NAME).exists()  # PEFT before 0.7 wrote the other one
+    state = files.read_tensors(source / files.WEIGHTS_NAME) if safe else files.read_pickled(source / _OLD_PEFT_NAME)
+    layers = sum(str(key).endswith(".adaption_gate") for key in state)
     adapted = range(shape.num_hidden_layers - layers, shape.num_hidden_layers)
     wanted = {_PEFT.format(n, part) for n in adapted for part in ("gate", "prompt")}
     if set(state) != wanted or layers == 0:
         raise ValueError(
             f"{source} must adapt the last layers of a base with {shape.num_hidden_layers}, so have the keys "
-            f"{_PEFT.format('N', 'gate')} and ...prompt for N = {list(adapted)}; it has {sorted(state)}"
+            f"{_PEFT.format('N', 'gate')} and ...prompt for N = {list(adapted)}; it has "
+            f"{shown(sorted(map(str, state)), 300)}"
         )
+    for part, dimensions in (("gate", 1), ("prompt", 3)):
+        found = [state[_PEFT.format(n, part)] for n in adapted]
+        good = all(isinstance(t, Tensor) and t.is_floating_point() and t.ndim == dimensions for t in found)
+        if not good or len({t.shape for t in found}) > 1 or len(found[0]) != 1:
+            raise ValueError(
+                f"every {part} in {source} must be a tensor of numbers, 1 first, of one shape in all layers"
+            )
     prompts = torch.cat([state[_PEFT.format(n, "prompt")] for n in adapted]).float()
     gates = torch.cat([state[_PEFT.format(n, "gate")] for n in adapted]).float()
+    files.check_finite({"gates": gates, "prompts": prompts}, source)
     if prompts.shape[2] != shape.hidden_size:
         raise ValueError(f"prompts must have the model's hidden size, {shape.hidden_size}; got {prompts.shape[2]}")
     if gate_activation == "tanh":
@@ -243,26 +147,6 @@ def _prompts(config: AdapterConfig, shape: BaseShape, state: dict[str, Tensor]) 
     adapter = Adapter(config, shape)
     adapter.load_state_dict(state)
     return torch.stack([adapter.prompts_of(layer) for layer in range(adapter.first, shape.num_hidden_layers)])
-
-
-def _float32(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: t.float() for key, t in state.items()}
-
-
-def _load_published(file: str | os.PathLike) -> dict[str, Tensor]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} cannot be read as weights, it may be damaged: {error}") from error
-    state = state.get("model", state) if isinstance(state, dict) else {}
-    ours = {k: t for k, t in state.items() if k.startswith(("adapter_query", "hyperAdapter")) or k.endswith(".gate")}
-    gates = [k for k in ours if k.endswith(".attention.gate")]
-    if not gates or len(gates) == len(ours) or {_GATE.format(n) for n in range(len(gates))} != set(gates):
-        raise ValueError(
-            f"{file} must have layers.N.attention.gate for every layer and adapter_query.weight or hyperAdapter.*; "
-            f"it has {sorted(state)[:6]}"
-        )
-    return ours
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from zeroinit import files
 from zeroinit.adapter import Adapter
-from zeroinit.attention import PREFIX
 from zeroinit.command import Parser
-from zeroinit.families import attention_modules
 from zeroinit.model import attached
 
 COLUMNS: tuple[str, ...] = ("layer", "head", "gate", "effective_gate", "prompt_mass", "prompt_norm")
@@ -77,43 +75,17 @@ def table(adapter: Adapter, mass: Tensor | None = None) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def prompt_mass(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """Measured share of attention on the active adapter's prompts, mean over all tokens of the texts: (K, heads).
-
-    For random_init the text's own implementation is replaced by "eager", the one that tells its weights, for the time
-    of this call.
-    """
+    """Measured share of attention on the active adapter's prompts, mean over all tokens of the texts: (K, heads)."""
     adapter = attached(model).active_adapter
     heads, seen = adapter.shape.num_attention_heads, torch.ones_like(input_ids)
     seen = (seen if attention_mask is None else attention_mask).bool()
     if not adapter.joint and not adapter.input_dependent:
         gates = torch.stack([adapter.gate_of(adapter.first + row) for row in range(adapter.layers)]).abs()
         return gates / (1 + gates)
-    found: dict[int, Tensor] = {}
-    if adapter.joint:
-        config = attention_modules(model)[0][1].config  # of the text decoder, whatever is around it
-        implementation = config._attn_implementation
-        config._attn_implementation = PREFIX + "eager"
-        try:
-            weights = model(input_ids, attention_mask=attention_mask, output_attentions=True).attentions
-        finally:
-            config._attn_implementation = implementation
-        length = adapter.config.prompt_length
-        for layer in range(adapter.first, adapter.shape.num_hidden_layers):
-            found[layer] = weights[layer][..., :length].sum(-1).mT[seen]  # (tokens, heads)
-    else:
-        measured = adapter.input_gate
-
-        def record(layer: int, query: Tensor) -> Tensor:
-            gate = measured(layer, query)
-            found[layer] = (gate.abs() / (1 + gate.abs()))[seen]
-            return gate
-
-        adapter.input_gate = record
-        try:
-            model(input_ids, attention_mask=attention_mask)
-        finally:
-            del adapter.input_gate
-    mass = torch.stack([found[layer].double().mean(0) for layer in sorted(found)])
+    masses: dict[int, Tensor] = {}  # (batch, tokens, heads) by layer
+    with attached(model).override(masses=masses):
+        model(input_ids, attention_mask=attention_mask)
+    mass = torch.stack([masses[layer][seen].double().mean(0) for layer in sorted(masses)])
     assert mass.shape == (adapter.layers, heads)
     return mass
 

@@ -14,11 +14,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from transformers import PreTrainedModel
 
 from zeroinit import files
-from zeroinit.adapter import Adapter, Adapters, BaseShape
-from zeroinit.attention import BASES, PREFIX, Link
+from zeroinit.adapter import Adapter, Adapters, BaseShape, check_size, skeleton
+from zeroinit.attention import BASES, PREFIX, Link, keep_query
+from zeroinit.calls import ARGUMENT
 from zeroinit.config import AdapterConfig
 from zeroinit.families import attention_modules, owner, query_projection
 
@@ -65,13 +67,16 @@ def attach(model: nn.Module, config: AdapterConfig | None = None, name: str = "d
             f"the attention implementation must be one of {', '.join(BASES)}; the model uses {base!r}; "
             "call model.set_attn_implementation first"
         )
-    device = _device(modules[0])
-    # Initial values come from the CPU generator, so that they do not depend on the device.
-    with torch.device("meta" if device.type == "meta" else "cpu"):
-        adapter = Adapter(config, BaseShape.of(model))
+    device, shape = _device(modules[0]), BaseShape.of(model)
+    if device.type == "meta":
+        adapter = skeleton(config, shape)
+    else:
+        check_size(config, shape)
+        with torch.device("cpu"):  # whose generator gives the initial values, so that they do not depend on the device
+            adapter = Adapter(config, shape).to(device)
     if adapters is None:
         adapters = _plug_in(model, modules, base)
-    adapters[name] = adapter.to(device).train(modules[0].training)
+    adapters[name] = adapter.train(modules[0].training)
     activate(model, name)
     return model
 
@@ -107,13 +112,18 @@ def delete(model: nn.Module, name: str) -> nn.Module:
     _check_name(adapters, name)
     if len(adapters) == 1:
         return detach(model)
+    current = adapters.current()
     del adapters[name]
-    return activate(model, next(iter(adapters)) if adapters.active == name else adapters.active)
+    adapters.changes += 1
+    if adapters.active == name:
+        adapters.active = next(iter(adapters))
+    return activate(model, adapters.active if current == name else current)
 
 
 def activate(model: nn.Module, name: str) -> nn.Module:
-    """Make this adapter the active one and, alone among the adapters, trainable.
+    """Make this adapter the active one in this thread and, alone among the adapters, trainable.
 
+    Threads that have activated none themselves use what the thread that attached the first adapter activated last.
     Call it again after adding PEFT layers to a model with an adapter: they freeze it.
 
     Raises
@@ -128,7 +138,8 @@ def activate(model: nn.Module, name: str) -> nn.Module:
             "PEFT has put its layers into the adapter too, which no adapter folder can hold; start again with "
             'exclude_modules=r".*zero_init_adapters.*" in its configuration, or add PEFT before attach'
         )
-    adapters.active = name
+    adapters.choose(name)
+    adapters.changes += 1
     for other, adapter in adapters.items():
         adapter.requires_grad_(other == name)
     for _, module in attention_modules(model):
@@ -138,13 +149,9 @@ def activate(model: nn.Module, name: str) -> nn.Module:
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Within this context the model computes what its base computes."""
-    adapters = attached(model)
-    before, adapters.enabled = adapters.enabled, False
-    try:
+    """Within this block, and in this thread alone, the model computes what its base computes."""
+    with attached(model).override(enabled=False):
         yield model
-    finally:
-        adapters.enabled = before
 
 
 def trainable_parameters(model: nn.Module) -> int:
@@ -155,7 +162,7 @@ def trainable_parameters(model: nn.Module) -> int:
 def save(model: nn.Module, folder: str | os.PathLike, name: str | None = None) -> None:
     """Write adapter_config.json and adapter_model.safetensors of one adapter (None: the active one), nothing else."""
     adapters = attached(model)
-    name = adapters.active if name is None else name
+    name = adapters.current() if name is None else name
     _check_name(adapters, name)
     adapter = adapters[name]
     assert isinstance(adapter, Adapter)
@@ -227,23 +234,33 @@ def _plug_in(model: nn.Module, modules: list[Any], base: str) -> Adapters:
         adapters.frozen += [name for name, p in top.named_parameters() if p.requires_grad]
         top.requires_grad_(False)
     setattr(top, _ATTRIBUTE, adapters)
+    decoder = _decoder(top, modules)
+    adapters.hooks.append(decoder.register_forward_pre_hook(partial(_begin, adapters, modules[0]), with_kwargs=True))
     lowest = top.get_submodule(attention_modules(top)[0][0].rpartition(".")[0])
-    before = partial(_before_first_layer, adapters, modules[0])
-    adapters.hooks.append(lowest.register_forward_pre_hook(before, with_kwargs=True))
+    adapters.hooks.append(lowest.register_forward_pre_hook(_let_gradients_through))
     return adapters
 
 
-def _before_first_layer(adapters: Adapters, attention: Any, layer: Any, args: tuple, kwargs: dict) -> None:
+def _decoder(top: nn.Module, modules: list[Any]) -> nn.Module:
+    """The innermost model of transformers around all attention modules: its keyword arguments reach them."""
+    models = [m for m in top.modules() if isinstance(m, PreTrainedModel)]  # outer ones first
+    wanted = set(map(id, modules))
+    return [m for m in models if wanted <= set(map(id, m.modules()))][-1]
+
+
+def _begin(adapters: Adapters, attention: Any, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Decide on the adapter of this forward pass and hand the decision down."""
+    call = adapters.begin(kwargs.get("past_key_values"))
     implementation = str(attention.config._attn_implementation)
-    if adapters.enabled and not implementation.startswith(PREFIX):
+    if call.adapter is not None and not implementation.startswith(PREFIX):
         raise ValueError(
             f"the model has adapters, but its attention implementation was set to {implementation!r}, which ignores "
             f'them; call model.set_attn_implementation("{PREFIX}{implementation}"), or detach(model)'
         )
-    if not torch.compiler.is_compiling():
-        cache = kwargs.get("past_key_values")
-        if cache is None or cache.get_seq_length() == 0:
-            adapters.texts += 1
+    return args, kwargs if not implementation.startswith(PREFIX) else {**kwargs, ARGUMENT: call}
+
+
+def _let_gradients_through(layer: Any, args: tuple) -> None:
     # Reentrant checkpointing passes gradients only through inputs that require them, and the base is frozen.
     if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
         options = getattr(layer._gradient_checkpointing_func, "keywords", {})
@@ -252,16 +269,9 @@ def _before_first_layer(adapters: Adapters, attention: Any, layer: Any, args: tu
 
 
 def _watch_queries(module: Any, adapters: Adapters) -> None:
-    """Keep the query projection's output for the input-dependent gate, if the active adapter has one."""
+    """Keep the query projection's output for the input-dependent gate, if an adapter has one."""
     link: Link = module.zero_init
-    link.kept = link.query = None
     projection = query_projection(module)
-    if adapters.active_adapter.input_dependent and link.watched is not projection:
+    if link.watched is not projection and any(adapter.input_dependent for adapter in adapters.values()):
         link.watched = projection
-        adapters.hooks.append(projection.register_forward_hook(partial(_keep_query, link)))
-
-
-def _keep_query(link: Link, projection: nn.Module, args: tuple, output: Tensor) -> None:
-    adapter = link.adapter()
-    if adapter is not None and adapter.input_dependent:
-        link.query = output
+        adapters.hooks.append(projection.register_forward_hook(keep_query))

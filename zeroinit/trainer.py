@@ -48,7 +48,8 @@ class AdapterTrainer(LightTrainer):
     Raises
     ------
     ValueError
-        If the model has no adapter, or trains more than that.
+        If the model has no adapter, nothing of it trains, or more than that trains; or if the output folder holds a
+        whole model, which an adapter must not be written beside.
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
@@ -58,7 +59,14 @@ class AdapterTrainer(LightTrainer):
                 f"AdapterTrainer saves the adapter alone, and {len(others)} other tensors train too ({others[0]}), "
                 "which its checkpoints would lose; freeze them, or train by a loop that saves them too"
             )
+        _check_that_it_trains(model)
         super().__init__(model, *args, **kwargs)
+        files.check_target(str(self.args.output_dir))  # now, not when all is trained
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, as the plain Trainer does."""
+        _check_that_it_trains(self._unwrapped())
+        return super().train(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = str(output_dir or self.args.output_dir)
@@ -80,3 +88,12 @@ class AdapterTrainer(LightTrainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+def _check_that_it_trains(model: nn.Module) -> None:
+    adapters = attached(model)
+    if not any(p.requires_grad for p in adapters.active_adapter.parameters()):
+        raise ValueError(
+            f"nothing trains: the active adapter is frozen, by peft.prepare_model_for_kbit_training, get_peft_model or "
+            f"load(..., trainable=False); call zeroinit.activate(model, {adapters.current()!r}) after them"
+        )

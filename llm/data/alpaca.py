@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from llm.data.rows import Row
+from llm.data.tokens import check_ids, ids_of_texts
 
 # Stanford Alpaca's templates, which the paper trains with.
 PROMPT_WITH_INPUT = (
@@ -83,7 +84,7 @@ class Encoded(NamedTuple):
     report: Report
 
 
-def encode(rows: Sequence[Row], tokenizer: Any, length: int = 512) -> Encoded:
+def encode(rows: Sequence[Row], tokenizer: Any, length: int = 512, vocabulary: int | None = None) -> Encoded:
     """Token ids and labels of rows; what is cut, skipped or empty is counted.
 
     Parameters
@@ -93,18 +94,20 @@ def encode(rows: Sequence[Row], tokenizer: Any, length: int = 512) -> Encoded:
         Its own rule says whether a text starts with a begin-of-sequence token.
     length : int
         Most tokens of an example; published 512.
+    vocabulary : int, optional
+        Size of the model's embedding; ids that it has no row for are refused. None: not known yet.
 
     Raises
     ------
     ValueError
-        If the tokenizer has no end-of-sequence token, or no row fits.
+        If the tokenizer has no end-of-sequence token, no row fits, or a token is not in the model's vocabulary.
     """
     end = tokenizer.eos_token_id
     if end is None:
         raise ValueError("the tokenizer must have an eos_token, which ends every response; set tokenizer.eos_token")
     prompts = [prompt(row["instruction"], row["input"]) for row in rows]
-    starts = _token_ids(tokenizer, prompts)
-    wholes = _token_ids(tokenizer, [text + row["output"] for text, row in zip(prompts, rows, strict=True)])
+    starts = ids_of_texts(tokenizer, prompts)
+    wholes = ids_of_texts(tokenizer, [text + row["output"] for text, row in zip(prompts, rows, strict=True)])
     examples, count = [], Counter()
     for row, start, whole in zip(rows, starts, wholes, strict=True):
         ids = [*whole, end][:length]
@@ -122,15 +125,9 @@ def encode(rows: Sequence[Row], tokenizer: Any, length: int = 512) -> Encoded:
             f"at least one row must have a prompt shorter than {length} tokens; none of {len(rows)} has; "
             "raise the length"
         )
+    if vocabulary is not None:
+        check_ids((example["input_ids"] for example in examples), tokenizer, vocabulary)
     kept = len(examples)
     names = ("truncated", "empty", "merged", "tokens", "labels")
     report = Report(length, len(rows), kept, len(rows) - kept, **{name: count[name] for name in names})
     return Encoded(examples, report)
-
-
-def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    found = tokenizer(texts, verbose=False)["input_ids"] if texts else []
-    for ids in found:
-        while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers end every text, prompts too
-            ids.pop()
-    return found

@@ -1,10 +1,11 @@
 """Rows of instruction data, from a local file or the Hugging Face hub."""
 
-import json
 import os
-import re
 from pathlib import Path
 from typing import Any
+
+from common.sources import tell_hub, why_local
+from common.texts import JSONError, parse_json, read_text
 
 COLUMNS = ("instruction", "input", "output")
 FORMATS = (".json", ".jsonl", ".parquet")
@@ -31,13 +32,10 @@ def read(source: str | os.PathLike, split: str = "train") -> list[Row]:
     ValueError
         If the file cannot be read, has no rows, or lacks a column; a missing `input` is an empty one.
     """
-    path = Path(source)
+    path, name = Path(source).expanduser(), os.fspath(source)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the path of a {', '.join(FORMATS)} file in it")
-    if path.is_file() or path.suffix.lower() in FORMATS or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        found = read_file(path)
-    else:
-        found = _read_hub(str(source), split)
+    found = read_file(path) if why_local(source) else _read_hub(name, split)
     if not found:
         raise ValueError(f"{source} must have at least one row; it is empty")
     return [_row(row, number, source) for number, row in enumerate(found, 1)]
@@ -51,44 +49,54 @@ def read_file(path: Path) -> list[Any]:
         )
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        from pyarrow import ArrowException, parquet
-
-        try:
-            return parquet.read_table(path).to_pylist()
-        except ArrowException as error:
-            raise ValueError(f"{path} is damaged or not a Parquet file: {error}") from error
+        return _read_parquet(path)
     if suffix not in FORMATS:
         raise ValueError(f"a data file must end in {', '.join(FORMATS)}; got {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text; {error}") from error
+    text = read_text(path, "a data file")
     if suffix == ".jsonl":
         lines = text.split("\n")  # not splitlines: JSON strings may hold other line ends, such as U+2028
-        return [_parse(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
-    found = _parse(text, path)
+        return [parse_json(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    try:
+        found = parse_json(text, path)
+    except JSONError as error:
+        hint = "; a file with a row per line must end in .jsonl" if "Extra data" in str(error) else ""
+        raise JSONError(f"{error}{hint}") from error
     if not isinstance(found, list):
         raise ValueError(f"{path} must hold one list of rows; got {type(found).__name__}")
     return found
 
 
-def _parse(text: str, path: Path, line: int | None = None) -> Any:
+def _read_parquet(path: Path) -> list[Any]:
+    from pyarrow import ArrowException, parquet
+
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = line or error.lineno
-        hint = "; a file with a row per line must end in .jsonl" if error.msg == "Extra data" and line is None else ""
-        raise ValueError(f"{path} is not JSON at line {place}, column {error.colno}: {error.msg}{hint}") from error
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+            found = file.read().to_pylist()
+            # The numbers of rows have no checksum; each stands in several places. A list has more values than rows.
+            flat = [n for n, column in enumerate(file.schema) if column.max_repetition_level == 0]
+            values = [group.column(n).num_values - group.num_rows for group in groups for n in flat]
+        if any(values) or not len(found) == file.metadata.num_rows == sum(group.num_rows for group in groups):
+            raise ValueError("its numbers of rows contradict each other")
+        return found
+    except (ArrowException, OSError, ValueError, OverflowError) as error:  # seen for flipped bits
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged or not a Parquet file: {reason}") from error
 
 
 def _read_hub(name: str, split: str) -> list[Any]:
     from datasets import load_dataset
 
+    tell_hub(name)
     try:
         found: Any = load_dataset(name, split=split)
         return found.to_list()
     except ValueError as error:
         raise ValueError(f"the hub's data set {name} must have a split {split!r}: {error}") from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"the hub's data set {name} brings code of its own, which is never run here: {error}"
+        ) from error
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise ConnectionError(

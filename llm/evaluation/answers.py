@@ -14,7 +14,8 @@ from transformers import TextStreamer
 from common import journal
 from llm.data.alpaca import prompt
 from llm.data.rows import read_file
-from llm.evaluation.decoding import generate, token_ids
+from llm.data.tokens import token_ids
+from llm.evaluation.decoding import generate
 from llm.evaluation.run import model_configuration
 from llm.evaluation.settings import Decoding
 from llm.methods import loading

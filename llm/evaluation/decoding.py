@@ -2,7 +2,8 @@
 
 A generated text is a function of the model, the prompt and its own seed. It does not depend on the rest of its batch,
 but for the rounding of sums: sampling draws one uniform number per token from a stream of the prompt's own, and inverts
-the distribution function of the tokens that top-p leaves.
+the distribution function of the tokens that top-p leaves. What a model's own generation_config says is not followed,
+but for the tokens that end a text: scores depend on the protocol only.
 """
 
 import warnings
@@ -15,8 +16,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from common.streams import stream
+from llm.data.tokens import check_ids, padding_id
 from llm.evaluation.settings import Decoding
-from llm.methods.loading import context_length, virtual_tokens
+from llm.methods.loading import context_length, virtual_tokens, vocabulary_size
 from zeroinit.families import owner
 
 
@@ -25,14 +27,6 @@ class Answer(NamedTuple):
 
     text: str
     cut: bool
-
-
-def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt: begin-of-sequence by the tokenizer's own rule, and no end."""
-    ids = list(tokenizer(text, verbose=False)["input_ids"])
-    while ids and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()
-    return ids
 
 
 @torch.no_grad()
@@ -61,7 +55,7 @@ def generate(
     Raises
     ------
     ValueError
-        If a prompt fills the context.
+        If a prompt fills the context, or has a token that the model has not.
     """
     decoding = decoding or Decoding()
     context, sizes = context_length(model), [len(ids) for ids in prompts]
@@ -80,23 +74,16 @@ def generate(
             f"a prompt must leave room for an answer in the model's {context} tokens; got {max(sizes)} tokens; "
             "shorten it"
         )
-    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    size = vocabulary_size(model)
+    check_ids(prompts, tokenizer, size)
+    padding = padding_id(tokenizer, size)
+    ending = ends(model, tokenizer)
+    settings = Settings(
+        max_new_tokens=max(room), do_sample=False, pad_token_id=padding, eos_token_id=sorted(ending) or None
+    )
     width, device = max(sizes), owner(model).device
     tokens = torch.tensor([[padding] * (width - len(ids)) + ids for ids in prompts], device=device)
     seen = torch.tensor([[0] * (width - size) + [1] * size for size in sizes], device=device)
-    ends = _ends(model, tokenizer)
-    # Every value that a model's own generation_config may set for sampling, so that it cannot.
-    settings = GenerationConfig(
-        max_new_tokens=max(room),
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        repetition_penalty=1.0,
-        pad_token_id=padding,
-        eos_token_id=sorted(ends) or None,
-    )
     choice = LogitsProcessorList()
     if decoding.temperature > 0:
         draws = np.stack([stream(decoding.seed, "sampling", key).random(max(room), np.float32) for key in keys])
@@ -108,9 +95,21 @@ def generate(
     answers = []
     for ids, new, most in zip(prompts, out[:, width:].tolist(), room, strict=True):
         new = new[:most]
-        end = next((i for i, token in enumerate(new) if token in ends), None)
+        end = next((i for i, token in enumerate(new) if token in ending), None)
         answers.append(Answer(_text_behind(tokenizer, ids, new[:end]), end is None))
     return answers
+
+
+class Settings(GenerationConfig):
+    """Settings of `model.generate` that the model's own generation_config does not complete.
+
+    What is not set here has transformers' neutral default, not the model's: no beams, penalties, forced or suppressed
+    tokens, other caches, limits of time, or other forms of output.
+    """
+
+    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """As in transformers, which offers the model's own settings (and only them) with `allow_custom_entries`."""
+        return {} if allow_custom_entries else super().update(defaults_only, **kwargs)
 
 
 class Nucleus(LogitsProcessor):
@@ -140,7 +139,7 @@ class Nucleus(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, tokens.gather(-1, place), 0.0)
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
+def ends(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end an answer: the tokenizer's, and the model's own."""
     base: Any = owner(model)
     own = base.generation_config.eos_token_id

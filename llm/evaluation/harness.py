@@ -5,51 +5,41 @@ given to the built-in tasks in the columns that these read; responses are kept a
 resumes; and items that do not fit the model's context, whose prompts the harness cuts on the left, are counted.
 """
 
+import copy
 import hashlib
 import json
 import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import datasets
 import lm_eval
-import yaml
 from jinja2 import UndefinedError
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models import huggingface
+from lm_eval.models.utils_hf import stop_sequences_criteria
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks.hellaswag.utils import preprocess
 from lm_eval.tasks.qasper.metrics import f1_abstractive, normalize_answer
 from tqdm import tqdm
 
 from common import journal
 from common.records import write_atomic
-from llm.evaluation import prefix, tasks
+from common.sources import tell_hub
+from llm.data.tokens import check_ids, padding_id
+from llm.evaluation import definitions, prefix, tasks
+from llm.evaluation.decoding import Settings, ends
+from llm.evaluation.definitions import SHOTS
 from llm.evaluation.protocol import mean, standard_error
-from llm.methods.loading import context_length
+from llm.evaluation.published import file_names
+from llm.methods.loading import context_length, vocabulary_size
 
-_BUILT_IN = Path(lm_eval.__file__).parent / "tasks"
-# Definitions inside lm_eval/tasks.
-DEFINITIONS = {
-    "arc_easy": "arc/arc_easy.yaml",
-    "arc_challenge": "arc/arc_challenge.yaml",
-    "hellaswag": "hellaswag/hellaswag.yaml",
-    "mmlu": "mmlu/default/mmlu_*.yaml",
-    "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1.yaml",
-    "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml",
-    **{name: f"super_glue/{name}/default.yaml" for name in ("boolq", "cb", "copa", "multirc", "record", "rte")},
-    **{name: f"super_glue/{name}/default.yaml" for name in ("wic", "wsc")},
-    "nq_open": "nq_open/nq_open.yaml",
-}
-SHOTS = {"hellaswag": 10}  # as the paper; every other task has none
 # The number that tables quote; every metric is reported.
 METRIC = {"hellaswag": "acc_norm", "record": "f1", "nq_open": "exact_match"}
-LABELS = {"boolq": 2, "cb": 3, "copa": 2, "multirc": 2, "rte": 2, "wic": 2, "wsc": 2}  # how many a task has
 RESPONSES = ".responses"
 PIECE = 256  # requests whose responses are kept together
 
@@ -72,7 +62,7 @@ def evaluate(
     model, tokenizer
         The model as an object, adapters included.
     task : str
-        A key of `DEFINITIONS`.
+        A key of `llm.evaluation.definitions.DEFINITIONS`.
     path : Path
         JSON lines, written at the end: id, task, target, responses (log-likelihood and whether it is the greedy text,
         per option; or the generated text), fits, and the metrics. PATH.responses, from which a killed run goes on,
@@ -99,9 +89,11 @@ def evaluate(
     """
     responses = path.with_name(path.name + RESPONSES)
     shots = SHOTS.get(task, 0) if shots is None else shots
+    if data is None:
+        tell_hub(f"the data of {task}")
     with _quiet(), tempfile.TemporaryDirectory() as folder:
-        specs = _definitions(task) if data is None else _local_definitions(task, data, Path(folder))
-        own = data is None or (Path(folder) / f"{task}_train.jsonl").is_file()
+        specs = definitions.built_in(task) if data is None else definitions.local(task, data, Path(folder))
+        own = data is None or (Path(folder) / f"{task}_train.parquet").is_file()
         lm = _Resumed(model, tokenizer, batch_size, responses, task)
         try:
             with _squad_metrics():
@@ -115,14 +107,12 @@ def evaluate(
             reason = str(error).partition("\n")[0]
             raise ConnectionError(
                 f"the hub does not give the data of {task} ({reason}); without a network put its files into a folder "
-                f"and give that with --data; {task} is read from {tasks.file_names(tasks.source(task))}"
+                f"and give that with --data; {task} is read from {file_names(tasks.source(task))}"
             ) from error
         except (UndefinedError, LookupError, TypeError) as error:
             if data is None:
                 raise
-            raise ValueError(
-                f"every row of {task} must have the columns of the hub's data; one does not ({error})"
-            ) from error
+            raise ValueError(f"{task} cannot be scored by the harness: {type(error).__name__}: {error}") from error
     records = [
         {
             "id": sample["doc_id"],
@@ -147,6 +137,10 @@ class _Resumed(_HFLM):
     """HFLM that keeps responses piece by piece, finds them again, and notes which requests do not fit."""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, path: Path, name: str):
+        self.vocabulary = vocabulary_size(model)
+        if (padding := padding_id(tokenizer, self.vocabulary)) != tokenizer.pad_token_id:
+            tokenizer = copy.deepcopy(tokenizer)  # the harness pads with whatever the tokenizer says, or adds a token
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=context_length(model))
         self.path, self.name = path, name
         self.known = {row["key"]: row["responses"] for row in journal.read(path)}
@@ -157,6 +151,7 @@ class _Resumed(_HFLM):
         return not any(self.unfit & {(context,), (context, str(what))} for context, what in arguments)
 
     def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None):
+        check_ids((context + continuation for _, context, continuation in requests), self.tokenizer, self.vocabulary)
         most = self.max_length
         for number, (texts, context, continuation) in enumerate(requests):
             if len(context) + len(continuation) > most + 1:
@@ -176,10 +171,22 @@ class _Resumed(_HFLM):
         for context, settings in (request.args for request in requests):
             if (room := settings.get("max_gen_toks", self.max_gen_toks)) >= self.max_length:
                 raise ValueError(f"{self.name} needs a model of more than {room} tokens; this has {self.max_length}")
-            if len(self.tok_encode(context)) > self.max_length - settings.get("max_gen_toks", self.max_gen_toks):
+            ids = self.tok_encode(context)
+            check_ids([ids], self.tokenizer, self.vocabulary)
+            if len(ids) > self.max_length - settings.get("max_gen_toks", self.max_gen_toks):
                 self.unfit.add((context,))
         compute = super().generate_until
         return self._in_pieces(requests, lambda piece: compute(piece, disable_tqdm=True), lambda request: request.args)
+
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **options: Any) -> Any:
+        """The task's generation, on which the model's own generation_config has no say but for its ends."""
+        inputs = {"input_ids": context, "attention_mask": options.pop("attention_mask", None)}
+        if not options.get("temperature"):  # the harness's way to say greedy
+            options |= {"temperature": None, "do_sample": False}
+        ending = sorted(ends(self.model, self.tokenizer)) or None
+        options |= {"max_length": max_length, "pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": ending}
+        criteria = stop_sequences_criteria(self.tokenizer, stop, context.shape[1], context.shape[0])
+        return self.model.generate(**inputs, generation_config=Settings(**options), stopping_criteria=criteria)
 
     def _in_pieces(self, requests: list[Any], compute: Callable, content: Callable) -> list[Any]:
         """Responses to all requests; a piece is known by the texts in it, so no other run's can be taken for it."""
@@ -194,77 +201,6 @@ class _Resumed(_HFLM):
                 found += self.known[key]
                 bar.update(len(piece))
         return found
-
-
-def _definitions(task: str) -> list[Path]:
-    return sorted(path for path in _BUILT_IN.glob(DEFINITIONS[task]))
-
-
-def _local_definitions(task: str, data: str | Path, folder: Path) -> list[Path]:
-    """The built-in tasks over local data, as files in `folder`."""
-    name = tasks.source(task)
-    if name in tasks.HUB:
-        tasks.items(name, data)  # refuses what cannot be scored
-    rows = tasks.rows(name, data)
-    for number, row in enumerate(rows, 1):
-        if problem := _unscored(task, row):
-            raise ValueError(f"row {number} of {task} cannot be scored: {problem}")
-    changes: dict[str, Any] = {"training_split": None, "validation_split": None, "test_split": "test"}
-    parts = {"test": rows}
-    if task == "hellaswag":
-        parts = {"test": [_hellaswag_row(row) for row in rows]}
-        with suppress(FileNotFoundError):  # else examples are other test items; the harness leaves out the item itself
-            parts["train"] = [_hellaswag_row(row) for row in tasks.rows("hellaswag_train", data)]
-        if len(parts.get("train", rows[1:])) < SHOTS[task]:
-            raise ValueError(f"{task} has {SHOTS[task]} examples in each prompt; {len(rows)} rows are too few for that")
-        changes |= {"process_docs": None, "fewshot_split": "train" if "train" in parts else "test"}
-    if task != "mmlu":
-        return [_write_definition(_definitions(task)[0], task, parts, changes, folder)]
-    changes |= {"fewshot_split": "test"}  # zero-shot: none is taken
-    subjects: dict[str, list[tasks.Row]] = {}
-    for row in rows:
-        subjects.setdefault(row["subject"], []).append(row)
-    found = []
-    for subject, some in subjects.items():
-        definition = _BUILT_IN / DEFINITIONS[task].replace("*", subject)
-        if not definition.is_file():
-            raise ValueError(f"{subject} must be a subject of MMLU; lm-evaluation-harness has no task of this name")
-        found.append(_write_definition(definition, f"mmlu_{subject}", {"test": some}, changes, folder))
-    return found
-
-
-def _unscored(task: str, row: tasks.Row) -> str | None:
-    """What the harness would not notice in a row, and count as wrong answers."""
-    if task in LABELS and row.get("label") not in range(LABELS[task]):
-        return f"label must be one of 0 to {LABELS[task] - 1}; got {row.get('label')!r} (a test split without answers?)"
-    column = {"record": "answers", "nq_open": "answer"}.get(task)
-    if column and not row.get(column):
-        return f"{column} must be a list of right answers; got {row.get(column)!r}"
-    if task == "truthfulqa_mc1" and row["mc1_targets"]["labels"][0] != 1:
-        return "the harness takes the first option of mc1_targets for the right one, and it is not"
-    return None
-
-
-def _write_definition(
-    built_in: Path, name: str, parts: dict[str, list[tasks.Row]], changes: dict[str, Any], folder: Path
-) -> Path:
-    files = {}
-    for part, rows in parts.items():
-        files[part] = str(folder / f"{name}_{part}.jsonl")
-        Path(files[part]).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    source = {"data_files": files, "cache_dir": str(folder / "cache")}
-    text = {"include": str(built_in), "dataset_path": "json", "dataset_name": None, "dataset_kwargs": source, **changes}
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(text), encoding="utf-8")
-    return path
-
-
-def _hellaswag_row(row: tasks.Row) -> tasks.Row:
-    """What the harness makes of a row; where activity_label is missing, the context alone."""
-    text = row["ctx"]
-    if "activity_label" in row:
-        text = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
-    return {"query": preprocess(text), "choices": [preprocess(e) for e in row["endings"]], "label": int(row["label"])}
 
 
 def _summary(task: str, records: list[dict[str, Any]], results: dict[str, dict[str, Any]]) -> dict[str, Any]:

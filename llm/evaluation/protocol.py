@@ -19,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from common import journal
-from llm.evaluation.decoding import Answer, Decoding, generate, token_ids
+from llm.data.tokens import check_ids, token_ids
+from llm.evaluation.decoding import Answer, Decoding, generate
 from llm.evaluation.tasks import Item
-from llm.methods.loading import context_length
+from llm.methods.loading import context_length, vocabulary_size
 
 PROMPT = (
     "Below is an instruction that describes a task. "
@@ -69,7 +70,18 @@ def score(text: str, options: Sequence[str], gold: int) -> Score:
     Only what lies behind the last "### Response:" counts. More than one option contained, ignoring case (an option that
     ends in "." also without it), is wrong. Else the answer is right if the most similar option (`difflib` ratio above
     zero, the first of equals) is the right one, or if the right option is the only one contained.
+
+    Raises
+    ------
+    ValueError
+        If there are no two options, all of them text, `gold` is not the place of one, or the answer is no text.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"the answer must be text; got {text!r}")
+    if not isinstance(options, list | tuple) or len(options) < 2 or not all(isinstance(one, str) for one in options):
+        raise ValueError(f"options must be at least two texts; got {options!r}")
+    if not isinstance(gold, int | np.integer) or isinstance(gold, bool) or not 0 <= gold < len(options):
+        raise ValueError(f"gold must be the place of the right option, from 0 to {len(options) - 1}; got {gold!r}")
     text = text.rpartition(MARKER)[2]
     lower = text.lower()
     contained = [
@@ -141,6 +153,7 @@ def evaluate(
     texts = [prompt(item, preface) for item in items]
     keys = [_key(item, text) for item, text in zip(items, texts, strict=True)]
     prompts = [token_ids(tokenizer, text) for text in texts]
+    check_ids(prompts, tokenizer, vocabulary_size(model))  # before the first answer
     fits = [_fits(model, tokenizer, ids, item) for ids, item in zip(prompts, items, strict=True)]
     done = {row["key"] for row in journal.read(path)}
     unfit = [n for n, fit in enumerate(fits) if not fit and keys[n] not in done]

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ def evaluate(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """
     # A wrong folder shows before the model is loaded.
     data = {name: tasks.fingerprint(name, a.data) if a.data else "hub" for name in a.tasks}
+    files = {name: tasks.local_file(name, a.data) if a.data else None for name in a.tasks}
     model, tokenizer = loading.load(
         a.model, a.adapter, gate_activation=a.gate_activation, precision=a.precision, device=a.device
     )
@@ -40,10 +42,13 @@ def evaluate(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
             if known["data"] != data[task]:
                 raise ValueError(f"{record_path} has {name} of other data; name another --out, or begin with --fresh")
             continue
+        if files[task]:
+            print(f"{task} is read from {files[task]} in {a.data}", file=sys.stderr)
         began = time.monotonic()
         found = _evaluate(a, model, tokenizer, task, folder / f"{name}.jsonl")
         seconds = round(time.monotonic() - began, 1)
-        record["results"][name] = found | {"limit": a.limit, "data": data[task], "seconds": seconds}
+        record["results"][name] = found | {"limit": a.limit, "data": data[task], "file": files[task]}
+        record["results"][name]["seconds"] = seconds
         journal.save(record_path, record)
         for responses in folder.glob(f"{name}.jsonl.*"):  # of the harness; every item's are in its record now
             responses.unlink()

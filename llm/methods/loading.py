@@ -7,18 +7,15 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from common.memory import out_of_memory
 from llm.methods import registry
+from llm.methods.bases import read_model, read_tokenizer
 from zeroinit.adapter import Adapters
 from zeroinit.config import GATE_ACTIVATIONS
 from zeroinit.families import owner
-
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def load_base(model: str | Path, precision: str = "auto", device: str | None = None) -> tuple[Any, Any]:
@@ -40,34 +37,9 @@ def load_base(model: str | Path, precision: str = "auto", device: str | None = N
     ConnectionError
         If the hub does not give the model.
     ValueError
-        If the files are not those of one causal language model.
+        If the files are not those of one causal language model, need a package that is not installed, or bring code.
     """
-    folder = Path(model).expanduser()
-    local = folder.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1
-    if local:
-        _check_folder(folder)
-    source = folder if local else str(model)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=precision, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
-        if local:
-            raise FileNotFoundError(f"{folder} must hold a model and its tokenizer: {reason}") from error
-        raise ConnectionError(
-            f"there is no folder {model}, and the hub does not give a model of this name ({reason}); without a network "
-            "download it elsewhere and give the path of its folder"
-        ) from error
-    except (RuntimeError, KeyError, TypeError, ValueError, SafetensorError) as error:  # files that are no such model
-        if out_of_memory(error):
-            raise
-        raise ValueError(f"{model} does not load as a causal language model: {' '.join(str(error).split())}") from error
-    base, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"the weights of {model} must be complete; {len(missing)} tensors are missing, {missing[0]} for one; "
-            "download or save the model again"
-        )
+    base, tokenizer = read_model(model, precision), read_tokenizer(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return base.to(device).eval(), tokenizer
@@ -140,6 +112,12 @@ def virtual_tokens(model: nn.Module) -> int:
     return getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
 
 
+def vocabulary_size(model: nn.Module) -> int:
+    """Number of token ids that a model takes: rows of its embedding."""
+    embedding: Any = owner(model).get_input_embeddings()
+    return embedding.weight.shape[0]
+
+
 def fingerprint(model: nn.Module) -> str:
     """Sixteen hexadecimal digits that change with any training: of names, shapes, and a sample of every tensor."""
     digest = hashlib.sha256()
@@ -149,16 +127,3 @@ def fingerprint(model: nn.Module) -> str:
         sample = values[:: max(1, len(values) // 1024)].cpu().contiguous()
         digest.update(sample.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no model folder at {folder}; give a folder in Hugging Face format, or a hub id (huggyllama/llama-7b)"
-        )
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"a model folder must have config.json; {folder} has none")
-    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
-        raise FileNotFoundError(
-            f"a model folder must have weights ({' or '.join(WEIGHTS)}); {folder} has none; download or save them"
-        )

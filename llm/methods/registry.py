@@ -7,7 +7,6 @@ float32 beside a half-precision base, except in full fine-tuning, where it is th
 import copy
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -15,18 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 import zeroinit
 from common.memory import out_of_memory
 from common.records import write_atomic
-from llm.methods import tensors
+from common.sources import fetch, why_local
+from common.texts import read_json
+from llm.methods import neighbours, tensors
+from llm.methods.bases import read_model
 from llm.methods.names import COMBINED, METHODS, OWN, PEFT, PROMPTS
 from zeroinit.config import AdapterConfig
 from zeroinit.families import owner
 
 MARKER, TENSORS = "method.json", tensors.NAME
+# Files of an adapter on the hub.
+FILES = ("*.json", "adapter_model.*", TENSORS, "prompts/*", "peft/*")
 
 
 def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = None, seed: int = 0) -> nn.Module:
@@ -58,7 +61,7 @@ def apply(model: nn.Module, method: str, options: Mapping[str, Any] | None = Non
         torch.manual_seed(seed)
         if other is not None:
             with _options_in_words(method, options):
-                model = _wrap(model, other)
+                model = neighbours.wrap(model, other)
         if prompts is not None:
             zeroinit.attach(model, prompts)
     if method in OWN:
@@ -81,11 +84,11 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
     (folder / MARKER).unlink(missing_ok=True)
     if method in COMBINED:
         zeroinit.save(model, folder / "prompts")
-        _save_peft(model, folder / "peft")
+        neighbours.save(model, folder / "peft")
     elif method in PROMPTS:
         zeroinit.save(model, folder)
     elif method in PEFT:
-        _save_peft(model, folder)
+        neighbours.save(model, folder)
     elif method == "full":
         owner(model).save_pretrained(folder)
     else:
@@ -93,29 +96,32 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
     write_atomic(folder / MARKER, json.dumps({"method": method, "version": 1}) + "\n")
 
 
-def load(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
-    """The model with what `save` wrote; folders of `zeroinit.save` and `zeroinit.convert` are loaded as well.
+def load(model: nn.Module, source: str | os.PathLike) -> nn.Module:
+    """The model with what `save` wrote; folders of `zeroinit.save`, `zeroinit.convert` and PEFT are loaded as well.
 
     Prompts and single tensors go into `model` in place, PEFT's methods wrap it, and a full model replaces it, in the
-    precision and on the device of `model`.
+    precision and on the device of `model`. `source` is a folder, or a name on the Hugging Face hub.
 
     Raises
     ------
     FileNotFoundError
         If a file is missing.
+    ConnectionError
+        If the hub does not give the adapter.
     ValueError
         If a file is damaged, or was made for another base.
     """
-    folder = Path(folder)
+    folder = Path(source).expanduser() if why_local(source) else fetch(os.fspath(source), *FILES)
     if not (folder / MARKER).is_file():
-        return zeroinit.load(model, folder)
+        method = neighbours.method_of(folder)
+        return zeroinit.load(model, folder) if method is None else _remember(neighbours.load(model, folder), method)
     method = saved_method(folder)
     if method in COMBINED:
-        model = zeroinit.load(_load_peft(model, folder / "peft"), folder / "prompts")
+        model = zeroinit.load(neighbours.load(model, folder / "peft"), folder / "prompts")
     elif method in PROMPTS:
         zeroinit.load(model, folder)
     elif method in PEFT:
-        model = _load_peft(model, folder)
+        model = neighbours.load(model, folder)
     elif method == "full":
         model = _load_full(model, folder)
     else:
@@ -126,10 +132,11 @@ def load(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
 
 def saved_method(folder: str | os.PathLike) -> str:
     """The method of a folder that `save` wrote."""
+    path = Path(folder) / MARKER
     try:
-        return _known(json.loads((Path(folder) / MARKER).read_text())["method"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{Path(folder) / MARKER} must name a method: {error}") from error
+        return _known(read_json(path, "the name of a method").get("method"))
+    except ValueError as error:
+        raise ValueError(f"{path} must name a method: {error}") from error
 
 
 def counts(model: nn.Module) -> dict[str, int]:
@@ -150,7 +157,7 @@ def _method_of(model: nn.Module) -> str:
     return method
 
 
-def _known(method: str) -> str:
+def _known(method: Any) -> str:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     return method
@@ -196,65 +203,11 @@ def _options_in_words(method: str, options: Mapping[str, Any] | None) -> Iterato
         raise ValueError(f"{method} cannot be made with {given}: {error}") from error
 
 
-def _wrap(model: nn.Module, config: Any) -> nn.Module:
-    """PEFT's model of this configuration, trainable tensors in float32."""
-    found, wanted = {name.rpartition(".")[2] for name, _ in model.named_modules()}, _targets(config)
-    if missing := sorted(wanted - found):
-        raise ValueError(
-            f"{type(model).__name__} has no modules {', '.join(missing)}; name its own by the option target_modules "
-            "(a family with one fused projection has qkv_proj)"
-        )
-    with _peft() as peft:
-        return _in_float32(peft.get_peft_model(model, config))
-
-
-def _targets(config: Any) -> set[str]:
-    wanted = getattr(config, "target_modules", None)
-    return set() if wanted is None or isinstance(wanted, str) else {name.rpartition(".")[2] for name in wanted}
-
-
-@contextmanager
-def _peft() -> Iterator[Any]:
-    """The library, without its call of a name that transformers has given up."""
-    import peft
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
-        yield peft
-
-
-def _in_float32(model: nn.Module) -> nn.Module:
-    for name, parameter in model.named_parameters():
-        if ".default" in name:  # PEFT's name of the tensors that it added
-            parameter.data = parameter.data.float()
-    return model
-
-
-def _save_peft(model: Any, folder: Path) -> None:
-    model.save_pretrained(folder, save_embedding_layers=False)  # else PEFT asks the hub for the size of the base's
-
-
-def _load_peft(model: Any, folder: Path) -> nn.Module:
-    if not (folder / "adapter_config.json").is_file():
-        raise FileNotFoundError(f"{folder / 'adapter_config.json'} is missing")
-    if not any(folder.glob("adapter_model.*")):
-        raise FileNotFoundError(f"{folder / 'adapter_model.safetensors'} is missing")
-    try:
-        with _peft() as peft:
-            return _in_float32(peft.PeftModel.from_pretrained(model, folder))
-    except (RuntimeError, SafetensorError, LookupError, TypeError, ValueError) as error:  # of files, or shapes
-        if out_of_memory(error):
-            raise
-        raise ValueError(f"{folder} does not fit this model: {' '.join(str(error).split())}") from error
-
-
 def _load_full(model: nn.Module, folder: Path) -> nn.Module:
     base: Any = owner(model)
-    options = {"dtype": base.dtype, "attn_implementation": base.config._attn_implementation}
-    try:
-        loaded = type(base).from_pretrained(folder, **options)
-    except (RuntimeError, SafetensorError, LookupError, TypeError, ValueError) as error:
-        if out_of_memory(error):
-            raise
-        raise ValueError(f"{folder} must hold a whole model: {' '.join(str(error).split())}") from error
+    loaded = read_model(folder, base.dtype, attn_implementation=base.config._attn_implementation)
+    if type(loaded) is not type(base):
+        raise ValueError(
+            f"{folder} must hold a {type(base).__name__}, as the base is; it holds a {type(loaded).__name__}"
+        )
     return loaded.to(base.device).train(model.training)

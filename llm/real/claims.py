@@ -74,7 +74,7 @@ def judge(base: str, folder: Path, protocol: Protocol) -> list[dict[str, Any]]:
 def write(base: str, folder: Path, protocol: Protocol) -> list[dict[str, Any]]:
     """Judge and write claims.csv."""
     found = judge(base, folder, protocol)
-    tables.write(folder / "claims.csv", found, COLUMNS["claims"])
+    tables.finish(folder / "claims.csv", found, COLUMNS["claims"])
     return found
 
 

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common import arguments as commands
 from common import tables
 from common.arguments import CommandError, Parser, run
 from common.paths import RESULTS, SCRATCH
+from common.records import only_writer
 from llm.options import check_least
 from llm.real.protocol import FULL, QUICK, TABLES, Protocol
 
@@ -31,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
     parser = Parser(prog="study.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--base", required=True, metavar="BASE", help="smollm2, or a folder in Hugging Face format")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder with alpaca*.json and benchmarks (the hub)")
+    parser.add_argument(
+        "--data", type=commands.folder, metavar="DIR", help="folder of alpaca*.json and benchmarks (the hub)"
+    )
     parser.add_argument("--full", action="store_true", help="the full study instead of the quick version")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=" ".join(TABLES))
     parser.add_argument("--workers", type=int, metavar="W", help="processes, one thread each (one a core; 1 on a GPU)")
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, metavar="E", help=f"passes over them ({FULL.steps} steps)")
     parser.add_argument("--seeds", type=int, metavar="S", help=f"how many ({len(FULL.seeds)})")
     parser.add_argument("--whole-benchmarks", action="store_true", help="all items instead of the first ones")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the tables")
+    parser.add_argument("--out", type=commands.folder, metavar="DIR", help="folder of the tables")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of these tables")
     a = parser.parse_args(argv)
     check_least(parser, a, 1, "workers", "sample", "epochs", "seeds")
@@ -64,14 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         trained = SCRATCH / "llm" / f"{folder.name}-{'full' if a.full else 'quick'}" / "trained"
         place = Place(str(find(a.base)), _instructions(a.data), a.device, str(trained))
         trained.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
         data = None if a.data is None else str(a.data)
-        claim(folder, protocol, place, data, a.tables if a.fresh else ())
-        pool = processes.pool(workers)
-        try:
-            Study(name, protocol, place, data, folder, pool, None if a.full else committed).fill(a.tables)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with only_writer(folder):
+            claim(folder, protocol, place, data, a.tables if a.fresh else ())
+            with processes.pool(workers) as pool:
+                Study(name, protocol, place, data, folder, pool, None if a.full else committed).fill(a.tables)
         print(table(folder))
 
     return run(parser.prog, work)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 
 from common.streams import stream
 from llm.data.alpaca import IGNORED, Example, encode
@@ -18,6 +17,7 @@ from llm.data.rows import read
 from llm.data.splits import fraction
 from llm.evaluation import prefix
 from llm.methods import loading, registry
+from llm.methods.bases import read_tokenizer
 from llm.real.protocol import ARMS, Cell, Protocol
 from llm.training.errors import Diverged
 from llm.training.loss import response_loss
@@ -161,7 +161,7 @@ def examples(place: Place, protocol: Protocol) -> Rows:
     ValueError
         If there are too few rows.
     """
-    tokenizer = AutoTokenizer.from_pretrained(place.base)
+    tokenizer = read_tokenizer(place.base)
     rows = [row for row in _once(read(place.instructions)) if row["output"]]
     encoded = encode(rows, tokenizer, protocol.length + 1).examples
     fitting = [example for example in encoded if len(example["input_ids"]) <= protocol.length]

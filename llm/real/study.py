@@ -13,13 +13,12 @@ from tqdm import tqdm
 from common import journal, tables
 from common.arguments import CommandError
 from common.paths import label
-from common.records import append_whole
 from llm.evaluation import tasks
 from llm.real import claims, rates, runs, scores
 from llm.real.base import WEIGHTS_NAME, sha256
 from llm.real.protocol import ARMS, EXPONENTS, TABLES, Cell, Protocol, study, tuning
 from llm.real.runs import Place
-from llm.real.tables import COLUMNS, Table, keep
+from llm.real.tables import COLUMNS, KEYS, PARTS, Table, append, finish, keep
 
 WIDEN = 8  # an arm whose best is then still at an edge has no best rate in reach
 
@@ -65,6 +64,8 @@ class Study:
                 self._study(cells)
             if "scores" in wanted:
                 self._score(cells)
+        for name in KEYS:
+            finish(self.folder, name)
         if "claims" in wanted:
             for claim in claims.write(self.name, self.folder, self.protocol):
                 say(
@@ -109,7 +110,7 @@ class Study:
 
     def _study(self, cells: list[Cell]) -> None:
         table = Table(self.folder, "study")
-        for name in ("rows_loss", "curves"):
+        for name in PARTS:
             keep(self.folder, name, table.rows)
         if "base" not in {row["arm"] for row in table.rows.values()}:
             self._add(table, *self.pool.submit(runs.untuned, self.protocol, self.place).result())
@@ -132,15 +133,15 @@ class Study:
 
     def _add(self, table: Table, row: dict, losses: list[dict], curve: list[dict]) -> None:
         if table.path.stem == "study":
-            _append(self.folder, "rows_loss", losses)
-            _append(self.folder, "curves", curve)
+            append(self.folder, "rows_loss", losses)
+            append(self.folder, "curves", curve)
         table.add(row)
 
     def _copy(self, table: Table, source: Cell, cell: Cell) -> None:
         row = table.rows[table.key(asdict(source))]
         names = {"arm": cell.arm, "rate_rule": cell.rate_rule}
         parts = {}
-        for name in ("rows_loss", "curves"):
+        for name in PARTS:
             found = tables.read(self.folder / f"{name}.csv", COLUMNS[name])
             parts[name] = [
                 r | names for r in found if all(r[c] == row[c] for c in ("arm", "share", "seed", "rate_rule"))
@@ -182,13 +183,6 @@ def _source(cell: Cell | None, cells: list[Cell]) -> Any:
     return None if cell is None else next(other for other in cells if _run_of(other) == _run_of(cell))
 
 
-def _append(folder: Path, name: str, rows: Sequence[dict]) -> None:
-    path = folder / f"{name}.csv"
-    if not path.exists():
-        tables.write(path, [], COLUMNS[name])
-    append_whole(path, "".join(tables.line(row, COLUMNS[name]) for row in rows).encode())
-
-
 def claim(folder: Path, protocol: Protocol, place: Place, data: str | None, fresh: Sequence[str] = ()) -> None:
     """Make the folder this study's, or stop if it is another's; tables named in `fresh` are removed.
 
@@ -212,8 +206,8 @@ def claim(folder: Path, protocol: Protocol, place: Place, data: str | None, fres
     path = folder / "study.json"
     journal.claim(path, configuration, fresh={*fresh} >= {*TABLES})
     for name in fresh:
-        for part in (name, *(("rows_loss", "curves") if name == "study" else ())):
-            (folder / f"{part}.csv").unlink(missing_ok=True)
+        for part in (name, *(PARTS if name == "study" else ())):
+            tables.remove(folder / f"{part}.csv")
 
 
 def _digest(rows: Any) -> str:

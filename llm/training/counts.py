@@ -38,7 +38,7 @@ def main() -> None:
     Parser(prog="python -m llm.training.counts", description=__doc__).parse_args()
     methods = [method for method in METHODS if method != "bitfit"]  # LLaMA has no biases
     rows = [{"size": size, "method": method} | count(size, method) for size in LLAMA for method in methods]
-    tables.write(TABLE, rows, COLUMNS)
+    tables.finish(TABLE, rows, COLUMNS)
     record = {"shapes": LLAMA, "provenance": provenance()}
     write_atomic(TABLE.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     print(f"{len(rows)} counts are in {label(TABLE)}")

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,26 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from common.records import write_atomic
+from common.texts import read_json
 from llm.data.alpaca import Example
+from llm.training import checkpoints
 from llm.training.errors import Diverged
 from llm.training.loss import response_loss
 from llm.training.trainer import ResponseTrainer
 
-CURVE_NAME = "curve.json"  # written last: a checkpoint without it is not complete
+CURVE_NAME = "curve.json"
+NOT_FINITE = "what was trained is not finite after step {}; train again with a lower learning_rate (now {:g})"
 Collate = Callable[[Sequence[Example]], dict[str, Tensor]]
+
+
+def saved(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint keeps of the curve: rows, seconds, and sums since the last row."""
+    return read_json(checkpoint / CURVE_NAME, "the curve of a checkpoint")
+
+
+def finite(model: nn.Module) -> bool:
+    """Whether all that is trained is."""
+    return all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
 
 
 @torch.no_grad()
@@ -59,10 +72,22 @@ class Curve(TrainerCallback):
     every : int
         Steps between rows; 0: a row per epoch.
     bar : tqdm
+    run, rounding : mapping
+        For the manifests of checkpoints (`llm.training.checkpoints`).
     """
 
-    def __init__(self, validation: Sequence[Example], collate: Collate, size: int, every: int, bar: tqdm):
+    def __init__(
+        self,
+        validation: Sequence[Example],
+        collate: Collate,
+        size: int,
+        every: int,
+        bar: tqdm,
+        run: Mapping[str, Any],
+        rounding: Mapping[str, Any],
+    ):
         self.validation, self.collate, self.size, self.every, self.bar = validation, collate, size, every, bar
+        self.run, self.rounding = run, rounding
         self.rows: list[dict[str, Any]] = []
         self.losses: list[Tensor] = []  # of this step; read at its end, because reading waits for the GPU
         self.loss, self.labels, self.tokens = 0.0, 0, 0  # of this process, since the last row
@@ -74,7 +99,7 @@ class Curve(TrainerCallback):
         trainer.add_callback(self)
         self.began = time.perf_counter()
         if checkpoint is not None:
-            state = json.loads((checkpoint / CURVE_NAME).read_text())
+            state = saved(checkpoint)
             self.rows, self.began = state["rows"], self.began - state["seconds"]
             if trainer.is_world_process_zero():  # they are sums over all processes
                 self.loss, self.labels, self.tokens = state["sums"]
@@ -112,10 +137,17 @@ class Curve(TrainerCallback):
             self.loss, self.labels, self.tokens = 0.0, 0, 0
 
     def on_save(self, args, state, control, **kwargs):
-        sums = self._over_processes(self.loss, self.labels, self.tokens)  # waits until all of them have saved
+        # Waits until all processes have saved.
+        *sums, broken = self._over_processes(self.loss, self.labels, self.tokens, not finite(self.trainer.model))
+        if broken:
+            raise Diverged(
+                NOT_FINITE.format(state.global_step, args.learning_rate)
+            )  # without a manifest, nobody goes on from these tensors
         if args.should_save:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             text = json.dumps({"rows": self.rows, "seconds": self._seconds(), "sums": sums})
-            write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / CURVE_NAME, text + "\n")
+            write_atomic(folder / CURVE_NAME, text + "\n")
+            checkpoints.seal(folder, state.max_steps, self.run, self.rounding)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began

@@ -29,16 +29,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
+from common import seals
 from llm.data.alpaca import encode
 from llm.data.batches import Batches
 from llm.data.splits import check_fraction
 from llm.methods import loading, registry
-from llm.training.curve import CURVE_NAME
+from llm.methods.bases import read_config, read_tokenizer
+from llm.training import checkpoints
+from llm.training.curve import saved
 from llm.training.presets import PRESETS, Preset
 from llm.training.settings import Training
-from llm.training.train import last_checkpoint
 from zeroinit.adapter import Adapters
 from zeroinit.families import owner
 
@@ -149,9 +151,8 @@ def report(preset: Preset, share: float, out: Path, speed: float | None = None) 
         f"work         {steps:,} steps, {work.tokens / work.steps * steps:,.0f} tokens with padding, {flops:.3g} FLOPs",
     ]
     if (checkpoint := _checkpoint(preset, share, out)) is not None:
-        state = json.loads((checkpoint / CURVE_NAME).read_text())
-        done = int(checkpoint.name.rpartition("-")[2])
-        seconds, source = state["seconds"] / done * steps, f"measured, {done} steps in {out}"
+        done = checkpoints.number(checkpoint)
+        seconds, source = saved(checkpoint)["seconds"] / done * steps, f"measured, {done} steps in {out}"
     else:
         source = f"at {speed:.3g} TFLOP/s" if speed else "at 40 % of this machine's matrix products"
         seconds = flops / (speed * 1e12 if speed else throughput(settings.precision))
@@ -175,14 +176,14 @@ def throughput(precision: str, size: int = 1024) -> float:
 def _checkpoint(preset: Preset, share: float, out: Path) -> Path | None:
     """The last checkpoint in a folder, if it is of this run."""
     record = out / "run.json"
-    known = json.loads(record.read_text())["configuration"] if record.is_file() else {}
+    known = seals.unsealed(record, "the record of a run")["configuration"] if record.is_file() else {}
     wanted = json.loads(json.dumps(preset.configuration(share)))
-    return last_checkpoint(out) if all(known.get(key) == value for key, value in wanted.items()) else None
+    return checkpoints.last(out) if all(known.get(key) == value for key, value in wanted.items()) else None
 
 
 def _shape(preset: Preset, lines: list[str]) -> Any:
     try:
-        return AutoConfig.from_pretrained(preset.model)
+        return read_config(preset.model)
     except (OSError, ValueError) as error:
         # Only the preset's own model is known without its folder.
         if not preset.shape or preset.model != PRESETS[preset.name].model or Path(preset.model).exists():
@@ -203,7 +204,7 @@ def _lengths(preset: Preset, share: float, lines: list[str]) -> list[int]:
             raise
         rows, count = [], max(1, round(share * (known - preset.validation)))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(preset.model) if rows else None
+        tokenizer = read_tokenizer(preset.model) if rows else None
     except (OSError, ValueError):
         if not known:
             raise

@@ -19,10 +19,9 @@ from common.paths import RESULTS, label
 from llm.data.rows import Row, read
 from llm.data.splits import fraction, hold_out
 from llm.methods.names import COMBINED, METHODS, PROMPTS
-from llm.training.settings import Training
+from llm.training.settings import FREE, Training
 
 WORLD = RESULTS / "llm" / "worlds" / "0"
-FREE = ("checkpoint_every", "micro_batch_size", "gradient_checkpointing")  # they do not change the result
 
 
 @dataclass(frozen=True)

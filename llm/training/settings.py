@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 BATCHING = ("grouped", "padded", "packed")
 PRECISIONS = ("float32", "bf16", "fp16")
+FREE = ("checkpoint_every", "micro_batch_size", "gradient_checkpointing")  # no more than rounding depends on them
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ gradients. A curve is a function of model, data and settings: the order of the d
 micro-batches and processes change sums only in the last digits.
 """
 
+import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,9 +27,10 @@ from common.memory import out_of_memory
 from llm.data.alpaca import Example
 from llm.data.batches import Batches, Collator, pack
 from llm.methods import tensors
-from llm.training.curve import CURVE_NAME, Collate, Curve, loss_sum
+from llm.training import checkpoints
+from llm.training.curve import NOT_FINITE, Collate, Curve, finite, loss_sum, saved
 from llm.training.errors import Diverged, TrainingError
-from llm.training.settings import Training
+from llm.training.settings import FREE, Training
 from llm.training.trainer import ResponseTrainer
 from zeroinit.families import owner
 
@@ -41,6 +44,8 @@ def train(
     resume: bool = False,
     progress: bool = False,
     device: str | None = None,
+    configuration: Mapping[str, Any] | None = None,
+    other_rounding: bool = False,
 ) -> list[dict[str, Any]]:
     """Train what is trainable, in place.
 
@@ -57,12 +62,17 @@ def train(
     folder : Path, optional
         For checkpoints, of which the last two are kept. None: nothing is written anywhere.
     resume : bool
-        Go on from the last complete checkpoint in `folder`, if there is one. On a CPU, in one process, the end is then
+        Go on from the last whole checkpoint in `folder`, if there is one. On a CPU, in one process, the end is then
         bit for bit that of a run without interruption.
     progress : bool
         Show a bar on stderr.
     device : str, optional
         cpu: not on a GPU. None: on one if there is one.
+    configuration : mapping, optional
+        What the result depends on besides settings, data and names of tensors, to be kept in checkpoints; numbers,
+        texts, lists and mappings.
+    other_rounding : bool
+        Go on from checkpoints of other processes, devices, libraries or micro-batches, too.
 
     Returns
     -------
@@ -75,6 +85,8 @@ def train(
     ------
     Diverged
         If the loss, or what was trained, is not finite.
+    CheckpointError
+        If the checkpoints in `folder` are damaged, or of another run.
     TrainingError
         If memory does not suffice.
     ValueError
@@ -88,31 +100,35 @@ def train(
     arguments.gradient_accumulation_steps = batches.accumulate
     arguments.max_steps = settings.steps or settings.epochs * batches.steps
     arguments.warmup_steps = round(settings.warmup * arguments.max_steps)
-    checkpoint = None if folder is None else _tidy(folder, process == 0, keep=resume)
-    done = 0 if checkpoint is None else _step(checkpoint)
-    if checkpoint is not None and done >= arguments.max_steps:
+    run, rounding = _identity(model, examples, validation, settings, arguments, configuration)
+    checkpoint, steps = None, arguments.max_steps
+    if folder is not None:
+        said = checkpoints.say if process == 0 else lambda line: None
+        known = None if other_rounding else rounding
+        checkpoint = checkpoints.resumable(folder, steps, run, known, said) if resume else None
+        if process == 0:
+            checkpoints.remove(folder, keep=checkpoint)
+    done = 0 if checkpoint is None else checkpoints.number(checkpoint)
+    if checkpoint is not None and done == steps:
         tensors.restore(model, tensors.read(checkpoint / tensors.NAME))
-        return json.loads((checkpoint / CURVE_NAME).read_text())["rows"]
+        if not finite(model):
+            raise Diverged(NOT_FINITE.format(done, settings.learning_rate))
+        return saved(checkpoint)["rows"]
     bar = tqdm(total=arguments.max_steps, initial=done, unit="step", mininterval=1, disable=not progress)
     with _as_it_was(model), memory_in_words(), bar:
         collate, size = _collate(settings), settings.micro_batch_size or settings.batch_size
-        curve = Curve(validation, collate, size, settings.evaluate_every, bar)
+        curve = Curve(validation, collate, size, settings.evaluate_every, bar, run, rounding)
         trainer = ResponseTrainer(model, arguments, batches, examples, collate, curve.add)
         curve.start(trainer, checkpoint)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
-        raise Diverged("what was trained is not finite after the last step; train again with a lower learning_rate")
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except UnpicklingError as error:  # Trainer reads with weights_only
+            raise checkpoints.CheckpointError(
+                f"{checkpoint} has a file that holds more than tensors and numbers; begin anew with --fresh"
+            ) from error
+    if not finite(model):
+        raise Diverged(NOT_FINITE.format(steps, settings.learning_rate))
     return curve.rows
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint in a folder, if there is any."""
-    complete = [path.parent for path in folder.glob(f"checkpoint-*/{CURVE_NAME}")]
-    return max(complete, key=_step, default=None)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def held_out_loss(model: nn.Module, examples: Sequence[Example], settings: Training) -> float:
@@ -159,13 +175,24 @@ def _collate(settings: Training) -> Collate:
     return Collator(length=settings.length if settings.batching == "padded" else None)
 
 
-def _tidy(folder: Path, writer: bool, keep: bool) -> Path | None:
-    """The checkpoint to go on from, after removing those that are incomplete (or all, if none is to be kept)."""
-    checkpoint = last_checkpoint(folder) if keep else None
-    for path in folder.glob("checkpoint-*") if writer else ():
-        if not (keep and (path / CURVE_NAME).is_file()):
-            shutil.rmtree(path)
-    return checkpoint
+def _identity(
+    model: nn.Module,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    settings: Training,
+    arguments: TrainingArguments,
+    configuration: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a result depends on, and what its last digits depend on, for the manifests of checkpoints."""
+    trained = {name: f"{t.dtype} {tuple(t.shape)}" for name, t in tensors.trained(model).items()}
+    options = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    run = {**(configuration or {}), **options, "rows": _digest([examples, validation]), "tensors": _digest(trained)}
+    sizes = {name: getattr(settings, name) for name in ("micro_batch_size", "gradient_checkpointing")}
+    return json.loads(json.dumps(run)), sizes | checkpoints.rounding(arguments)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def _regime(row: Mapping[str, str]) -> str | None:
 def write(folder: Path, efficiency: Rows, ablations: Rows) -> list[dict]:
     """Judge and write claims.csv."""
     found = judge(efficiency, ablations)
-    tables.write(folder / "claims.csv", found, CLAIMS)
+    tables.finish(folder / "claims.csv", found, CLAIMS)
     return found
 
 

@@ -141,6 +141,12 @@ def tuning(experiment: Experiment, exponents: Sequence[float], arm: str) -> list
     ]
 
 
+def grid(experiment: Experiment) -> list[Cell]:
+    """Cells of the tuning of every arm."""
+    arms = (*experiment.arms, *experiment.matched)
+    return [cell for arm in arms for cell in tuning(experiment, experiment.exponents, arm)]
+
+
 def sample_efficiency(experiment: Experiment) -> list[Cell]:
     """Cells of the main study."""
     return [Cell(*cell) for cell in product(experiment.arms, experiment.fractions, experiment.seeds)]

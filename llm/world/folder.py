@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from common.paths import RESULTS
 from common.records import provenance, write_atomic
+from common.texts import read_json
 from llm.world.world import World
 
 WORLDS = RESULTS / "llm" / "worlds"
@@ -29,8 +31,8 @@ class Pretraining:
     def __post_init__(self) -> None:
         for field in fields(self):
             least = 1 if isinstance(field.default, int) else 0
-            if not getattr(self, field.name) >= least:
-                raise ValueError(f"{field.name} must be at least {least}; got {getattr(self, field.name)}")
+            if not least <= getattr(self, field.name) < math.inf:
+                raise ValueError(f"{field.name} must be at least {least}, and finite; got {getattr(self, field.name)}")
         if self.hidden % (2 * self.heads):
             raise ValueError(f"hidden must be a multiple of twice heads, {2 * self.heads}; got {self.hidden}")
 
@@ -60,10 +62,16 @@ def read(folder: Path) -> World:
     ------
     FileNotFoundError
         If there is none, with the command that makes one.
+    ValueError
+        If its world.json is damaged.
     """
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: `python llm/pretrain.py --out {folder}` makes a world's base (--help: a larger one)"
         )
-    return World(**json.loads(path.read_text())["world"])
+    found = read_json(path, "what a base was made from").get("world")
+    names = {field.name for field in fields(World)}
+    if not isinstance(found, dict) or found.keys() != names:
+        raise ValueError(f"{path} must have a world with {', '.join(sorted(names))}; restore it")
+    return World(**found)

@@ -16,6 +16,7 @@ from common import tables, workers
 from llm.data.alpaca import encode
 from llm.data.splits import fraction
 from llm.methods import registry
+from llm.methods.bases import read_model, read_tokenizer
 from llm.training.errors import Diverged
 from llm.training.settings import Training
 from llm.training.train import train
@@ -80,14 +81,13 @@ def run(cell: Cell, experiment: Experiment, worlds: str, device: str = "cpu") ->
 
 @cache
 def _base(worlds: str, number: int) -> tuple[Any, Any, World, list[dict[str, str]]]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the study has its own
     folder = Path(worlds) / str(number)
     world = world_folder.read(folder)
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return base, AutoTokenizer.from_pretrained(folder), world, world.instructions()
+    base = read_model(folder, torch.float32)
+    return base, read_tokenizer(folder), world, world.instructions()
 
 
 @torch.no_grad()
@@ -102,13 +102,14 @@ class Runner:
 
     def __init__(self, experiment: Experiment, folder: Path, worlds: Path, count: int, device: str):
         self.experiment, self.folder, self.worlds, self.device = experiment, folder, str(worlds), device
-        self.pool = workers.pool(count)
+        self.workers = workers.pool(count)
 
     def __enter__(self) -> "Runner":
+        self.pool = self.workers.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.pool.shutdown(wait=error[0] is None, cancel_futures=True)
+    def __exit__(self, *error: Any) -> None:
+        self.workers.__exit__(*error)
 
     def fill(self, table: Table, cells: Sequence[Cell], name: str) -> None:
         """Run the cells that the table has no row of."""

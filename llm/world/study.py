@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
-from common import tables
+from common import seals, tables
 from common.arguments import CommandError
 from common.records import provenance, write_atomic
 from llm.world import claims
-from llm.world.experiments import PROMPT_ARMS, Cell, Experiment, ablations, rate, sample_efficiency, tuning
+from llm.world.experiments import PROMPT_ARMS, Cell, Experiment, ablations, grid, rate, sample_efficiency, tuning
 from llm.world.folder import fingerprint
 from llm.world.rates import best, common_rate
 from llm.world.runs import Runner, untuned
@@ -17,6 +18,7 @@ from llm.world.tables import COLUMNS, CURVE, KEY, TABLES, Table, key
 
 # What every row or every rate depends on, besides bases and device. Arms, fractions, seeds and worlds may be added.
 FIXED = ("steps", "batch_size", "tuning_fraction", "tuning_seeds", "exponents")
+RECORD = "the record of a study"
 WIDEN = 6  # an arm whose best is still at an edge then has no best rate in reach
 
 
@@ -42,10 +44,10 @@ def study(
         Folder of an earlier study whose tuning gives the rates; none is run then.
     say : callable
     """
-    table = Table(tuned or folder, "tuning")
+    table = Table(tuned or folder, "tuning", _recorded(tuned) if tuned else [experiment, *_recorded(folder)])
     arms = (*experiment.arms, *experiment.matched)
     if "tuning" in wanted and tuned is None:
-        runner.fill(table, [c for arm in arms for c in tuning(experiment, experiment.exponents, arm)], "tuning")
+        runner.fill(table, grid(experiment), "tuning")
         _widen(experiment, table, runner, arms)
     rates = {arm: found[0] for arm in arms if (found := best(table.rows.values(), arm))}
     if missing := [arm for arm in arms if arm not in rates]:
@@ -55,7 +57,8 @@ def study(
     say("learning rates: " + ", ".join(f"{arm} {r:g}" for arm, r in rates.items()))
     for name, cells in (("sample_efficiency", sample_efficiency(experiment)), ("ablations", ablations(experiment))):
         if name in wanted and cells:
-            grown, todo = Table(folder, name), [_with_rate(cell, rates) for cell in cells]
+            known = [experiment, *_recorded(folder)]
+            grown, todo = Table(folder, name, known), [_with_rate(cell, rates) for cell in cells]
             _reuse(grown, Table(folder, "sample_efficiency"), todo)
             runner.fill(grown, todo, name)
     _write_sorted(folder)
@@ -93,11 +96,11 @@ def _write_sorted(folder: Path) -> None:
     for name in TABLES:
         path = folder / f"{name}.csv"
         if rows := tables.read(path, COLUMNS):
-            tables.write(path, sorted(rows, key=lambda r: [_number(r[c]) for c in KEY]), COLUMNS)
+            tables.finish(path, sorted(rows, key=lambda r: [_number(r[c]) for c in KEY]), COLUMNS)
     # A run that was killed between its curve and its row has run again.
     if points := tables.read(folder / "curves.csv", CURVE):
         unique = {tuple(point.values()): point for point in points}
-        tables.write(
+        tables.finish(
             folder / "curves.csv", [unique[k] for k in sorted(unique, key=lambda k: [*map(_number, k)])], CURVE
         )
 
@@ -136,10 +139,15 @@ def claim(experiment: Experiment, folder: Path, worlds: Path, device: str = "cpu
     path = folder / "study.json"
     now = json.loads(json.dumps({"experiment": asdict(experiment), "provenance": provenance()}))
     ground = {"bases": {str(w): fingerprint(worlds / str(w)) for w in (0, *experiment.worlds)}, "device": device}
+    if not path.is_file() and (found := [name for name in TABLES if (folder / f"{name}.csv").exists()]):
+        raise CommandError(
+            f"{path} must tell the configuration of {found[0]}.csv beside it, and is missing; restore it, or move the "
+            "tables away"
+        )
     if not path.is_file() or set(fresh) == set(TABLES):
         known = {**now, **ground, "untuned": untuned(worlds), "continued": []}
     else:
-        known = json.loads(path.read_text())
+        known = seals.unsealed(path, RECORD)
         known = {**ground, "continued": [], **known}
         before = {name: known["experiment"].get(name) for name in FIXED} | {"device": known["device"]}
         after = {name: now["experiment"][name] for name in FIXED} | {"device": device}
@@ -158,5 +166,19 @@ def claim(experiment: Experiment, folder: Path, worlds: Path, device: str = "cpu
         known["experiment"] = now["experiment"]
     for name in fresh:
         for file in (f"{name}.csv", "claims.csv", *(["curves.csv"] if name == "ablations" else [])):
-            (folder / file).unlink(missing_ok=True)
-    write_atomic(path, json.dumps(known, indent=1) + "\n")
+            tables.remove(folder / file)
+    write_atomic(path, seals.sealed(known))
+
+
+def _recorded(folder: Path) -> list[Experiment]:
+    """The experiments that a folder has rows of, as its record tells."""
+    path = folder / "study.json"
+    if not path.is_file():
+        return []
+    record = seals.unsealed(path, RECORD)
+    former = [entry.get("experiment before") for entry in record["continued"]]
+    names, found = {field.name for field in fields(Experiment)}, []
+    for entry in (record["experiment"], *filter(None, former)):
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in names}
+        found.append(Experiment(**values))
+    return found

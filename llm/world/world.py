@@ -17,6 +17,7 @@ from llm.data.alpaca import PROMPT_WITH_INPUT, PROMPT_WITHOUT_INPUT, prompt
 
 SYLLABLES = "ba ko ri mu ta le so ni da po ze vi hu ga fe lo".split()
 PARTS = ("train", "validation", "test")
+PEOPLE = 60_000  # the first names have two syllables: there are 256 of them
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 
 
@@ -121,6 +122,11 @@ class World:
         People to ask about in instructions, people to choose learning rates with, people to score on.
     asked : int
         The first so many training people appear in questions of other formats in pre-training.
+
+    Raises
+    ------
+    ValueError
+        If a number is no integer or out of range.
     """
 
     seed: int = 0
@@ -130,9 +136,12 @@ class World:
     asked: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("train", "validation", "test", "asked"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name, least in {"seed": 0, "train": 1, "validation": 1, "test": 1, "asked": 1}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} must be at least {least}, an integer; got {value!r}")
+        if (count := self.train + self.validation + self.test) > PEOPLE:
+            raise ValueError(f"train, validation and test must be at most {PEOPLE} people; got {count}")
         if self.asked > self.train:
             raise ValueError(f"asked must be at most train, {self.train}: nobody else is ever asked; got {self.asked}")
 
