@@ -20,7 +20,7 @@ def losses(table: Table, method: str, scale: float | None) -> dict[float, float]
 def best(table: Table, arm: str) -> Choice | None:
     """Rate and scale of the lowest loss among an arm's scales; None if the tuning has none of it."""
     found = [(loss, rate, scale) for scale in ARMS[arm].scales for rate, loss in _of(table, arm, scale).items()]
-    return min(found, key=lambda choice: choice[0])[1:] if found else None
+    return min(found, key=lambda choice: choice[:2])[1:] if found else None
 
 
 def edge(table: Table, arm: str) -> int:

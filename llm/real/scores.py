@@ -62,6 +62,8 @@ def score(
         items = tasks.limited(tasks.items(job.task, data), job.limit)
         decoding = Decoding(max_new_tokens=protocol.new_tokens)
         found, name = generated.evaluate(model, tokenizer, items, path, decoding, name=job.task), "right"
+    for responses in path.parent.glob(f"{path.name}.*"):  # what they say is in the records
+        responses.unlink()
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {
         **key,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
@@ -68,11 +69,8 @@ class Study:
             finish(self.folder, name)
         if "claims" in wanted:
             for claim in claims.write(self.name, self.folder, self.protocol):
-                say(
-                    "{value:+.4f} [{low:+.4f}, {high:+.4f}]  {verdict:<20}  {claim} ({measure}, {rates})".format(
-                        **claim
-                    )
-                )
+                words = "{value:+.4f} [{low:+.4f}, {high:+.4f}]  {verdict:<20}  {claim} ({measure}, {rates})"
+                say(words.format(**claim))
 
     def _tune(self) -> None:
         pairs = dict.fromkeys((ARMS[arm].method, scale) for arm in self.protocol.arms for scale in ARMS[arm].scales)
@@ -123,7 +121,7 @@ class Study:
                 self._copy(table, first[_run_of(cell)], cell)
 
     def _train(self, table: Table, cells: Sequence[Cell], name: str) -> None:
-        """Run the cells that the table has no row of, and those to be scored whose tensors are gone."""
+        """Run the cells that the table has no row of."""
         missing = [cell for cell in cells if cell not in table]
         if not missing:
             return
@@ -139,14 +137,11 @@ class Study:
 
     def _copy(self, table: Table, source: Cell, cell: Cell) -> None:
         row = table.rows[table.key(asdict(source))]
-        names = {"arm": cell.arm, "rate_rule": cell.rate_rule}
-        parts = {}
+        names, parts = {"arm": cell.arm, "rate_rule": cell.rate_rule}, []
         for name in PARTS:
             found = tables.read(self.folder / f"{name}.csv", COLUMNS[name])
-            parts[name] = [
-                r | names for r in found if all(r[c] == row[c] for c in ("arm", "share", "seed", "rate_rule"))
-            ]
-        self._add(table, row | names, parts["rows_loss"], parts["curves"])
+            parts.append([part | names for part in found if table.key(part) == table.key(row)])
+        self._add(table, row | names, *parts)
 
     def _score(self, cells: list[Cell]) -> None:
         table, trained = Table(self.folder, "scores"), Table(self.folder, "study")
@@ -157,7 +152,7 @@ class Study:
         again = [self.pool.submit(runs.run, _source(cell, cells), self.protocol, self.place) for cell in gone]
         for _ in self._done(again, "training again", len(again)):
             pass  # what was trained is there again; its rows are those that are there already
-        folder = Path(self.place.trained).parent / "scores"
+        folder = _answers(self.place)
         futures = [
             self.pool.submit(scores.score, job, _source(job.cell, cells), self.protocol, self.place, self.data, folder)
             for job in todo
@@ -208,6 +203,13 @@ def claim(folder: Path, protocol: Protocol, place: Place, data: str | None, fres
     for name in fresh:
         for part in (name, *(PARTS if name == "study" else ())):
             tables.remove(folder / f"{part}.csv")
+    if {"study", "scores"} & {*fresh}:
+        shutil.rmtree(_answers(place), ignore_errors=True)
+
+
+def _answers(place: Place) -> Path:
+    """Where answers of models that are being scored are kept."""
+    return Path(place.trained).parent / "scores"
 
 
 def _digest(rows: Any) -> str:
