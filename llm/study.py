@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """The paper's comparison on a small world: sample efficiency of every arm, and what it depends on.
 
+With --base the same on a real pre-trained model; `llm/study.py --base smollm2 --help` has its options.
+
 Without arguments the quick twin, in minutes. Every finished run is a row of a table at once; a study that was stopped
 goes on where it was. Rows depend neither on the number of workers nor on the order.
 """
@@ -19,6 +21,7 @@ from common import arguments as commands
 from common.arguments import CommandError, Parser, run
 from common.paths import RESULTS, SCRATCH
 from common.records import only_writer
+from llm.real.command import main as real
 from llm.world.experiments import FULL, LARGE, QUICK
 from llm.world.folder import WORLDS
 from llm.world.tables import TABLES
@@ -35,6 +38,9 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if any(argument.partition("=")[0] == "--base" for argument in given):
+        return real(given)
     parser = Parser(prog="study.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--full", action="store_true", help="the full study instead of the quick twin")
     parser.add_argument("--size", choices=("small", "large"), default="small", help="large: the world of the GPU tier")
@@ -44,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--worlds", type=commands.folder, default=WORLDS, metavar="DIR", help="results/llm/worlds")
     parser.add_argument("--out", type=commands.folder, metavar="DIR", help="results/scratch/llm; --full: results/llm")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of these tables")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(given)
     count = (os.cpu_count() or 1) if arguments.device == "cpu" else 1
     count = count if arguments.workers is None else arguments.workers
     if count < 1:

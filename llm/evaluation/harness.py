@@ -31,7 +31,7 @@ from common import journal
 from common.records import write_atomic
 from common.sources import tell_hub
 from llm.data.tokens import check_ids, padding_id
-from llm.evaluation import definitions, tasks
+from llm.evaluation import definitions, prefix, tasks
 from llm.evaluation.decoding import Settings, ends
 from llm.evaluation.definitions import SHOTS
 from llm.evaluation.protocol import mean, standard_error
@@ -53,6 +53,7 @@ def evaluate(
     data: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = 8,
+    shots: int | None = None,
 ) -> dict[str, Any]:
     """Run one task, and write a record of every item.
 
@@ -71,6 +72,8 @@ def evaluate(
     limit : int, optional
         Only the first items; of every subject, for MMLU.
     batch_size : int
+    shots : int, optional
+        Examples in the prompt; None: as the paper (`SHOTS`).
 
     Returns
     -------
@@ -85,6 +88,7 @@ def evaluate(
         As `llm.evaluation.tasks.rows`.
     """
     responses = path.with_name(path.name + RESPONSES)
+    shots = SHOTS.get(task, 0) if shots is None else shots
     if data is None:
         tell_hub(f"the data of {task}")
     with _quiet(), tempfile.TemporaryDirectory() as folder:
@@ -95,7 +99,7 @@ def evaluate(
             with _squad_metrics():
                 loaded: Any = TaskManager(include_defaults=False).load([str(spec) for spec in specs])
             for definition in loaded["tasks"].values():
-                definition.set_config("num_fewshot", SHOTS.get(task, 0))
+                definition.set_config("num_fewshot", shots)
                 definition.set_fewshot_seed(DEFAULT_OTHER_SEED)
             # Not simple_evaluate, which does the same, and calls pip and git for a description of the machine.
             found: Any = lm_eval.evaluate(cast(Any, lm), loaded, limit=limit, bootstrap_iters=0)
@@ -122,8 +126,8 @@ def evaluate(
         for sample in samples
     ]
     write_atomic(path, "".join(json.dumps(record, default=float) + "\n" for record in records))
-    shots = {"shots": SHOTS.get(task, 0), "examples": "training set" if own else "other test items"}
-    return _summary(task, records, found["results"]) | (shots if task in SHOTS else {"shots": 0})
+    examples = {"examples": "training set" if own else "other test items"} if shots else {}
+    return _summary(task, records, found["results"]) | {"shots": shots, **examples}
 
 
 _HFLM: Any = huggingface.HFLM  # without types of its own
@@ -153,8 +157,14 @@ class _Resumed(_HFLM):
             if len(context) + len(continuation) > most + 1:
                 self.unfit.add(texts)
                 requests[number] = (texts, context, continuation[-most:])  # longer ones the harness does not bear
-        compute = super()._loglikelihood_tokens
-        found = self._in_pieces(requests, lambda piece: compute(piece, disable_tqdm=True), lambda request: request[0])
+        # Trees leave out what the options of an item share; models that take no such mask are computed as ever.
+        alone, trees = super()._loglikelihood_tokens, prefix.possible(self.model)
+
+        def compute(piece: list[Any]) -> list[tuple[float, bool]]:
+            pairs = [(context, continuation) for _, context, continuation in piece]
+            return prefix.loglikelihoods(self.model, pairs, most) if trees else alone(piece, disable_tqdm=True)
+
+        found = self._in_pieces(requests, compute, lambda request: request[0])
         return [(likelihood, greedy) for likelihood, greedy in found]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False):
