@@ -95,10 +95,10 @@ class Study:
 
     def _cells(self, say: Callable[[str], None]) -> list[Cell]:
         """Cells of the study with their rates and scales."""
-        if missing := [arm for arm in self.protocol.arms if rates.best(self.tuning, arm) is None]:
+        choices = {arm: found for arm in self.protocol.arms if (found := rates.best(self.tuning, arm)) is not None}
+        if missing := [arm for arm in self.protocol.arms if arm not in choices]:
             command = f"python llm/study.py --base {self.name} --full --tables tuning"
             raise CommandError(f"{self.tuning.path} has no rows of {', '.join(missing)}; `{command}` makes them")
-        choices = {arm: rates.best(self.tuning, arm) for arm in self.protocol.arms}
         say("rates (and scales): " + ", ".join(f"{arm} {r:g} ({s})" for arm, (r, s) in choices.items() if r))
         cells = []
         for cell in study(self.protocol):
