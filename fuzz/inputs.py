@@ -25,7 +25,7 @@ from common.workers import pool
 from fuzz import report
 from fuzz.judge import Case, Tally
 
-FUNCTIONS, COMMANDS, FILES = 220, 300, 60  # cases of an entry
+FUNCTIONS, COMMANDS, FILES = 260, 400, 100  # cases of an entry
 PIECE = 20  # cases of one piece of work
 
 
@@ -45,11 +45,14 @@ def sources() -> dict[str, tuple[int, Callable[[Any], Case]]]:
 
 def tried(entry: str, numbers: Sequence[int], seed: int) -> Tally:
     """Some cases of one entry."""
+    import torch
+
     from llm.methods.loading import quiet
 
     quiet()
     tally, (_, case) = Tally(entry), sources()[entry]
     for number in numbers:
+        torch.manual_seed(number)
         tally.add(number, case(stream(seed, "fuzz", entry, number)))
     return tally
 

@@ -66,7 +66,7 @@ def config(rng: Random) -> dict[str, Any]:
         "layers": pick(rng, (None, 1, 2, 3)),
         "initial_scale": pick(rng, (None, 0.1, 1.0)),
         "activation": pick(rng, ACTIVATIONS),
-        "hidden_width": int(rng.integers(0, 5)),
+        "hidden_width": pick(rng, (0, 24)),  # few units may all start dead, which is refused
         "layer_width": pick(rng, (None, 3)),
         "gate": pick(rng, GATES),
         "gate_activation": pick(rng, GATE_ACTIVATIONS),
