@@ -10,15 +10,16 @@ import numpy as np
 ROWS = 128  # rows of a buffer
 
 
-# In one file with all that it calls: a cached function does not notice that one of another file has changed.
-@numba.njit(cache=True)
-def accumulate_each(x, y, base, level, key, value, b, t, P, S, X, W, totals):
+# In one file with all that it calls, as a cached function does not notice a change in another file; and its callees with
+# sums inlined, as two compiled copies of a sum would round differently, one when compiled and one when read from cache.
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def accumulate(x, y, base, level, key, value, b, t, P, S, X, W, totals):
     """Add the sums over the rows of one block, at each place; names are those of `theory.reduction.evaluate`."""
     for s in range(len(t)):
         _accumulate(x, y, base, level, key[s], value[s], b[s], t[s], P[s], S[s], X[s], W[s], totals[s])
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@numba.njit(inline="always")
 def _accumulate(x, y, base, level, key, value, b, t, P, S, X, W, totals):
     L, k = key.shape
     r = value.shape[1]
@@ -170,7 +171,6 @@ def _exp(v):
         v[i] *= power[i]
 
 
-# Inlined, as two compiled copies of its sums, here and in the caller, would round differently.
 @numba.njit(inline="always")
 def _multiply(A, B, C):
     """C += A B' for a few short rows: 4 x 3 sums are held in registers (BLAS would first copy both factors)."""

@@ -26,7 +26,7 @@ import numba
 import numpy as np
 
 from theory.arrays import real
-from theory.kernel import accumulate_each
+from theory.kernel import accumulate
 from theory.model import MoERegression
 
 LARGEST = 1e70  # its fourth power, which Gram and decrement may hold, is a number still
@@ -166,7 +166,7 @@ def evaluate(data: Reduced, key: np.ndarray, value: np.ndarray, b: np.ndarray, t
     W = np.zeros((places, L, L))
     totals = np.zeros((places, 3))  # |e|^2, |g|^2, g.e
     for x, y, base, level in data.blocks:
-        accumulate_each(x, y, base, level, key, value, b, t, P, S, X, W, totals)
+        accumulate(x, y, base, level, key, value, b, t, P, S, X, W, totals)
     return data.constant + totals[:, 0], *_assemble_each(L, k, r, t, P, S, X, W, totals)
 
 
