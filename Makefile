@@ -36,6 +36,7 @@ test-oldest: .venv-oldest/installed  ## the library's tests with the oldest vers
 
 results: .venv/installed $(WORLDS)  ## every study in full; goes on where it was stopped
 	$(PY) theory/simulate.py --full
+	$(PY) -m theory.constants
 	$(PY) theory/simulate.py --out results/quick
 	$(PY) -m theory.cases
 	$(PY) llm/study.py --full

@@ -29,11 +29,12 @@ from common.arguments import Parser
 from common.paths import RESULTS
 from common.records import provenance, write_atomic
 from common.streams import stream
+from theory.box import Box
 from theory.coordinates import Layout
 from theory.estimate import fit
 from theory.jacobian import jacobian
 from theory.model import MoERegression, Prompts
-from theory.problem import Box, LeastSquares
+from theory.problem import LeastSquares
 from theory.reduction import reduce
 from theory.starts import near
 

@@ -17,7 +17,7 @@ from theory.rates import MARGIN, Slope, bootstrap_means, local_slopes, slope_of
 from theory.studies import STUDIES, Study
 from theory.tables import COLUMNS, RATES
 
-FREE = ("sizes", "replicates", "large_replicates", "first_n", "noise", "seed")  # what a user may set
+FREE = ("sizes", "replicates", "large_replicates", "large_n", "truths", "first_n", "noise", "seed")  # a user may set
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Measured:
     @property
     def missing(self) -> int:
         """Fits of the configuration that have no row, and rows that it does not ask for."""
-        return len(set(self.study.tasks()) ^ set(zip(self.rows["n"], self.rows["replicate"], strict=True)))
+        return len(
+            set(self.study.tasks()) ^ set(self.rows[["n", "replicate", "truth"]].itertuples(index=False, name=None))
+        )
 
     @property
     def converged(self) -> float:
@@ -55,9 +57,8 @@ class Measured:
     def errors(self, quantity: str) -> dict[int, np.ndarray]:
         """Errors of the replicates at each n that enters the slope."""
         n = self.rows["n"]
-        every = {
-            m: self.rows.loc[n == m, quantity].to_numpy(float) for m in self.study.sizes if m >= self.study.first_n
-        }
+        values = np.sqrt(self.rows["over_term"]) if quantity == "sqrt_over_term" else self.rows[quantity]
+        every = {m: values[n == m].to_numpy(float) for m in self.study.sizes if m >= self.study.first_n}
         return {m: e for m, e in every.items() if (~np.isnan(e)).sum() >= 2}
 
     def slope(self, quantity: str) -> Slope:
@@ -104,12 +105,12 @@ def load(*names: str) -> dict[str, Measured]:
 
 def read_rows(folder: Path, study: str) -> pd.DataFrame:
     """Fits of a study."""
-    return read(folder / f"{study}.csv", COLUMNS, ("study", "status", "cells"))
+    return read(folder / f"{study}.csv", COLUMNS, ("study", "status", "cells", "bound_kinds"))
 
 
 def read_rates(folder: Path) -> pd.DataFrame:
     """rates.csv."""
-    return read(folder / "rates.csv", RATES, ("study", "quantity", "verdict"))
+    return read(folder / "rates.csv", RATES, ("study", "quantity", "verdict", "kind"))
 
 
 def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured:
@@ -122,7 +123,7 @@ def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured:
     now = json.loads(json.dumps(study.configuration()))
     if differ := [k for k in now if k not in ("about", "quick_sizes", "quick_replicates") and now[k] != former.get(k)]:
         raise ValueError(f"{folder} holds {name} with another {', '.join(differ)} than the code; run it again")
-    rows = rows.sort_values(["n", "replicate"], ignore_index=True)  # the bootstrap is by position
+    rows = rows.sort_values(["n", "replicate", "truth"], ignore_index=True)  # the bootstrap is by position
     return Measured(study, rows, {r["quantity"]: r for r in rates.to_dict("records")})
 
 

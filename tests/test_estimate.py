@@ -6,11 +6,12 @@ from problems import random_problem
 from scipy.optimize import least_squares
 
 from common.streams import stream
+from theory.box import Box
 from theory.coordinates import Layout
 from theory.estimate import FitResult, fit, fit_reduced
 from theory.jacobian import jacobian
 from theory.model import GATES, Prompts
-from theory.problem import Box, LeastSquares
+from theory.problem import LeastSquares
 from theory.reduction import reduce
 from theory.starts import anywhere, near
 from theory.voronoi import voronoi_loss

@@ -16,7 +16,7 @@ import zeroinit
 from common import journal, seals
 from common.paths import ROOT
 from llm import evaluate
-from llm.evaluation import harness, protocol, settings, tasks
+from llm.evaluation import harness, prefix, protocol, settings, tasks
 from llm.evaluation.decoding import generate
 from llm.evaluation.settings import Decoding
 from llm.methods import loading, registry
@@ -139,15 +139,15 @@ def test_a_method_of_peft_is_evaluated_as_well(base, tmp_path):
 def test_a_stopped_harness_goes_on_to_the_same_numbers(base, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "PIECE", 8)
     assert evaluate.main(arguments(base, tmp_path / "whole", "--batch-size", "3")) == 0
-    compute, calls = harness._HFLM._loglikelihood_tokens, []
+    compute, calls = prefix.loglikelihoods, []
 
-    def stops(self, *args, **kwargs):
+    def stops(*args):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return compute(self, *args, **kwargs)
+        return compute(*args)
 
-    monkeypatch.setattr(harness._HFLM, "_loglikelihood_tokens", stops)
+    monkeypatch.setattr(prefix, "loglikelihoods", stops)
     assert evaluate.main(arguments(base, tmp_path / "parts", "--batch-size", "3")) == 130
     assert evaluate.main(arguments(base, tmp_path / "parts", "--batch-size", "3")) == 0
     assert len(calls) == 3 + 3  # 36 requests are five pieces, two of them done

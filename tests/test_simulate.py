@@ -16,11 +16,13 @@ import pytest
 
 from common import tables
 from common.paths import RESULTS, ROOT
-from theory.replicate import COLUMNS
-from theory.simulate import RATES, main, measure, run
+from theory.runs import RunError, load, run
+from theory.simulate import main
 from theory.studies import STUDIES
+from theory.summary import measure
+from theory.tables import COLUMNS, DOMAINS, RATES
 
-SMALL = replace(STUDIES["over-linear"], sizes=(60, 120), replicates=4, first_n=60)
+SMALL = replace(STUDIES["over-linear"], sizes=(60, 120), replicates=4, first_n=60, truths=2)
 SCRIPT = str(ROOT / "theory" / "simulate.py")
 
 
@@ -114,6 +116,56 @@ def test_damaged_tables_are_refused_and_kept(damage, finished, tmp_path, capsys)
     assert (tmp_path / "over-linear.csv").read_text() == broken
 
 
+def test_tables_of_nonsense_are_refused(finished, tmp_path):
+    """Each column with a cell outside its domain, rows of another study, of no run, and twice; the file is kept."""
+    whole = tables.read(finished / "over-linear.csv", COLUMNS)
+    record = json.loads((finished / "over-linear.json").read_text())
+    del record["sha256"]
+    (tmp_path / "over-linear.json").write_text(json.dumps(record))
+
+    def refused(rows, match):
+        tables.write(tmp_path / "over-linear.csv", rows, COLUMNS)
+        before = (tmp_path / "over-linear.csv").read_bytes()
+        with pytest.raises(tables.TableError, match=match):
+            run(SMALL, tmp_path)
+        assert (tmp_path / "over-linear.csv").read_bytes() == before
+
+    for column in DOMAINS:
+        for cell in ("-1", "inf", "word"):
+            refused([*whole[:3], whole[3] | {column: cell}], f"{column} .*line 5 has '{cell}'")
+    refused([whole[0] | {"status": "nan"}], "status must be one of")
+    refused([whole[0] | {"n": "1e308"}], "n must be a whole number")
+    refused([whole[0] | {"function_error": "nan"}], "function_error must be a number, 0 or more")
+    refused([whole[0] | {"study": "over-joint"}], "rows of over-linear only; line 2 is of 'over-joint'")
+    for task in ({"n": "90"}, {"replicate": "4"}, {"truth": "2"}):
+        refused([*whole[:-1], whole[-1] | task], "none asked for")
+    refused([*whole, whole[0]], "a fit twice")
+
+
+def test_a_changed_table_is_noticed(tmp_path, finished):
+    """One digit of a finished table: the checksum tells."""
+    for path in finished.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    table = tmp_path / "over-linear.csv"
+    rows = tables.read(table, COLUMNS)
+    rows[0]["function_error"] = rows[0]["function_error"].replace("1", "2", 1)
+    tables.write(table, rows, COLUMNS)
+    with pytest.raises(tables.TableError, match=r"changed after it was finished.*Restore the file, or start anew"):
+        run(SMALL, tmp_path)
+    (tmp_path / "over-linear.json").write_text('{"configuration": {}, "history": [{}]}')
+    with pytest.raises(RunError, match="not a record of this command"):
+        run(SMALL, tmp_path)
+
+
+def test_a_folder_holds_what_several_runs_asked_for(tmp_path):
+    """Rows of other sizes, replicates and truths stay, and come back without work."""
+    first = run(SMALL, tmp_path)
+    run(replace(SMALL, sizes=(60, 90), truths=1), tmp_path)
+    again = run(SMALL, tmp_path, work=lambda *task: pytest.fail(f"{task} was computed again"))
+    assert again == first
+    assert len(tables.read(tmp_path / "over-linear.csv", COLUMNS)) == len(again) + 4
+
+
 def test_another_configuration_is_refused(finished, capsys):
     arguments = ["over-linear", "--sizes", "60", "120", "--replicates", "4", "--workers", "1", "--out", str(finished)]
     assert main([*arguments, "--noise", "0.7"]) == 2
@@ -146,10 +198,13 @@ def test_files_and_table(tmp_path, capsys):
         (["exact-linear", "--sizes", "10", "400"], "must exceed the 16 parameters"),
         (["exact-linear", "--sizes", "400"], "two or more"),
         (["exact-linear", "--replicates", "1"], "at least 2"),
-        (["exact-linear", "--noise", "nan"], "positive and finite"),
-        (["exact-linear", "--noise", "inf"], "positive and finite"),
+        (["exact-linear", "--noise", "nan"], "--noise must lie"),
+        (["exact-linear", "--noise", "inf"], "--noise must lie"),
         (["exact-linear", "--workers", "0"], "at least 1"),
-        (["exact-linear", "--seed", "-1"], "must not be negative"),
+        (["exact-linear", "--seed", "-1"], "--seed must be a whole number of 0 or more; got -1"),
+        (["exact-linear", "--truths", "0"], "--truths must be a whole number of 1 or more; got 0"),
+        (["exact-linear", "--noise", "1e200"], "--noise must lie between 1e-09 and 1000"),
+        (["exact-linear", "--noise", "-1"], "--noise must lie between 1e-09 and 1000"),
         (["exact-linear", "--out", os.devnull], "folder that can be written"),
         (["exact-linear", "--replicates", "many"], "invalid int value"),
     ],
@@ -177,27 +232,31 @@ def test_every_study_is_identified(name):
     """The gate before every sweep passes, and the sizes span three decades with quick sizes among them."""
     study = STUDIES[name]
     study.identify()
-    assert study.sizes[-1] / study.first_n > 990
+    assert study.sizes[-1] / study.first_n > (99 if study.truths > 1 else 310)
     assert set(study.quick().tasks()) <= set(study.tasks())
+
+
+def committed(study):
+    """Rows of the full results, checked as a run that goes on from them checks them."""
+    path = RESULTS / "theory" / f"{study.name}.csv"
+    if not path.exists() or path.read_text().partition("\n")[0] != ",".join(COLUMNS):
+        pytest.skip(f"results/theory/{study.name}.csv is not there with the columns of today: make results computes it")
+    return list(load(study, path.parent)[0].values())
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_committed_rows_are_complete_and_their_rates_follow(name):
     """Full results: every fit is there, and rates.csv is what the rows say, but for the rounding of another machine."""
-    rows = tables.read(RESULTS / "theory" / f"{name}.csv", COLUMNS)
-    if not rows:
-        pytest.skip(f"results/theory/{name}.csv is not there yet: make results computes it")
     study = STUDIES[name]
-    there = {(int(r["n"]), int(r["replicate"])) for r in rows}
-    assert there <= set(study.tasks())
-    assert len(there) == len(rows)
+    rows = committed(study)
+    assert {(int(r["n"]), int(r["replicate"]), int(r["truth"])) for r in rows} <= set(study.tasks())
     if len(rows) < len(study.tasks()):
         pytest.skip(f"{len(rows)} of {len(study.tasks())} rows of {name} are there: make results goes on from them")
-    committed = [r for r in tables.read(RESULTS / "theory" / "rates.csv", RATES) if r["study"] == name]
+    saved = [r for r in tables.read(RESULTS / "theory" / "rates.csv", RATES) if r["study"] == name]
     recomputed = measure(study, rows)
     words = ("study", "quantity", "verdict")
-    assert [[r[k] for k in words] for r in recomputed] == [[r[k] for k in words] for r in committed]
-    for again, before in zip(recomputed, committed, strict=True):
+    assert [[r[k] for k in words] for r in recomputed] == [[r[k] for k in words] for r in saved]
+    for again, before in zip(recomputed, saved, strict=True):
         for k in set(RATES) - set(words):
             assert again[k] is None if before[k] == "" else again[k] == pytest.approx(float(before[k]), rel=1e-9), k
 
@@ -207,10 +266,7 @@ def test_committed_rows_can_be_computed_again(name):
     """Three rows of the full results, anew: the same numbers. Another machine may differ in rounding."""
     from theory.replicate import replicate
 
-    rows = tables.read(RESULTS / "theory" / f"{name}.csv", COLUMNS)
-    if not rows:
-        pytest.skip(f"results/theory/{name}.csv is not there yet: make results computes it")
-    for row in rows[:3]:
-        again = replicate(STUDIES[name], int(row["n"]), int(row["replicate"]))
+    for row in committed(STUDIES[name])[:3]:
+        again = replicate(STUDIES[name], int(row["n"]), int(row["replicate"]), int(row["truth"]))
         assert again["sse"] == pytest.approx(float(row["sse"]), rel=1e-6)
         assert again["function_error"] == pytest.approx(float(row["function_error"]), rel=1e-2)

@@ -9,11 +9,11 @@ from test_estimate import BOX, data
 
 from theory.arrays import count, number, real
 from theory.attention import head_to_model, rotations
+from theory.box import Box
 from theory.estimate import fit
 from theory.identifiability import check
 from theory.jacobian import jacobian
 from theory.model import GATES, MoERegression, Prompts
-from theory.problem import Box
 from theory.reduction import LARGEST
 from theory.starts import anywhere, near
 from theory.voronoi import voronoi_loss

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from theory.box import Box
     from theory.estimate import fit
     from theory.model import MoERegression, Prompts
-    from theory.problem import Box
     from theory.studies import STUDIES
     from theory.voronoi import voronoi_loss
 
@@ -17,7 +17,7 @@ __all__ = ["STUDIES", "Box", "MoERegression", "Prompts", "fit", "voronoi_loss"]
 
 _HOME = {
     "fit": "estimate",
-    "Box": "problem",
+    "Box": "box",
     "MoERegression": "model",
     "Prompts": "model",
     "voronoi_loss": "voronoi",

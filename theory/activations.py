@@ -108,6 +108,8 @@ ACTIVATIONS = {
             lambda q: np.where(q > 0, q, 10 * q),
             smooth=False,
         ),
+        # The published one. Flat below 0, where p is not seen; at 0 the slope from above.
+        Activation("relu", lambda p: np.maximum(p, 0), lambda p: np.where(p >= 0, 1.0, 0.0), None, smooth=False),
         Activation("softplus", lambda p: np.logaddexp(0, p), expit, lambda q: q + np.log(-np.expm1(-q))),
     )
 }

@@ -16,12 +16,12 @@ from common.records import provenance, write_atomic
 from common.streams import stream
 from theory.activations import MLP, Activation
 from theory.attention import head_to_model
+from theory.box import Box
 from theory.equivalents import Finding, doubled
 from theory.estimate import fit_reduced
 from theory.identifiability import check
 from theory.jacobian import jacobian
 from theory.model import GATES, MoERegression, Prompts, in_q
-from theory.problem import Box
 from theory.reduction import reduce
 from theory.starts import near
 from theory.voronoi import voronoi_loss

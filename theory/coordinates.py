@@ -10,6 +10,8 @@ have weight e^beta, mean mu, second moment eps eps' and third moment -2 s eps^3:
 own, and the bend is gone. Inverse: p_i = mu + e^(-u/2) eps, p_j = mu - e^(u/2) eps. Measured: docs/log.md.
 """
 
+from itertools import combinations
+
 import numpy as np
 
 from theory.model import MoERegression, Prompts
@@ -55,14 +57,14 @@ class Layout:
     def pairs(self, theta: np.ndarray, held: np.ndarray) -> list[tuple[int, int]]:
         """Disjoint pairs of prompts, nearest first; none with a coordinate that is held at a bound."""
         atoms = np.hstack([theta[a] for a in self.atoms])
-        free = ~held[self.b] & ~np.any([held[a].any(1) for a in self.atoms], 0)
-        distance = np.linalg.norm(atoms[:, None] - atoms, axis=-1)
+        free = ~(held[self.b] | np.hstack([held[a] for a in self.atoms]).any(1))
+        apart = atoms[:, None] - atoms
+        distance = np.sqrt(np.einsum("ijk,ijk->ij", apart, apart)).tolist()
+        near = sorted((distance[i][j], i, j) for i, j in combinations(np.flatnonzero(free).tolist(), 2))
         # As many pairs as there can be extra prompts to pair up, and only near ones: the reach of the moments' series.
         found: list[tuple[int, int]] = []
-        for flat in np.argsort(distance, axis=None):
-            i, j = divmod(int(flat), self.L)
-            taken = {k for pair in found for k in pair}
-            if i < j and free[i] and free[j] and distance[i, j] < 2 and len(found) < 2 and not {i, j} & taken:
+        for gap, i, j in near:
+            if gap < 2 and len(found) < 2 and not any({i, j} & set(pair) for pair in found):
                 found.append((i, j))
         return found
 

@@ -1,26 +1,17 @@
-"""One descent of the least-squares fit: Levenberg-Marquardt steps in pair coordinates inside the box.
-
-And, where a prompt can be spared, the way over one prompt less to a lower minimum (`theory.merging`).
-"""
+"""One descent of the least-squares fit to a local minimum: Levenberg-Marquardt steps in pair coordinates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from scipy.optimize import brentq, root_scalar
 
 from theory.coordinates import Layout
-from theory.merging import double, merge, nearest, partings, probes
 from theory.problem import LeastSquares
 
 TOLERANCE = 1e-4  # decrement over the noise variance
-WARM = 32_000  # rows from which a descent starts on a sixteenth of them
 PROMISE = 2  # a descent is given up when this many times its decrement would not reach the best fit so far
 EDGE = 1e-10
-SPARE = 100  # a prompt can be spared if SSE without it need not be higher by this many noise variances
-LEG = 48  # passes of a descent before the first look at fewer prompts
-TOUCHING = 1e-6  # prompts this near are one
 
 
 @dataclass
@@ -35,11 +26,10 @@ class Descent:
     gradient_norm: float
     decrement: float
     at_bound: np.ndarray
-    spare: bool = True  # whether a prompt fewer would do about as well
 
 
-def descend(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int, explore: bool = True) -> Descent:
-    """One descent; large problems first on a part of the rows, which costs little and does most of the way.
+def descend(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int, rival: float = np.inf) -> Descent:
+    """Damped Gauss-Newton steps in pair coordinates inside the box, until the undamped decrement is small.
 
     Parameters
     ----------
@@ -49,86 +39,13 @@ def descend(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int, 
     box : callable
         Layout -> least and greatest parameter vector: `Box.bounds`.
     most : int
-        Passes over the data after which no new leg is begun.
-    explore : bool
-        Whether to look for a lower minimum by way of fewer prompts.
-    """
-    passes = 0
-    if problem.data.n >= WARM:
-        part = LeastSquares(problem.model, problem.data.head(problem.data.n // 16), problem.layout)
-        start = descend(part, theta, box, most, explore)
-        theta, passes = start.theta, start.iterations // 16
-        explore = explore and start.spare
-    search = _explore if explore else _levenberg_marquardt
-    best = search(problem, theta, box, most)
-    best.iterations += passes
-    return best
-
-
-def _explore(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int, rival: float = np.inf) -> Descent:
-    """Legs of growing length, after each of which the way over one prompt less is tried, as long as that helps."""
-    if problem.layout.L == 1:
-        return _levenberg_marquardt(problem, theta, box, most, rival)
-    leg, seen = LEG, []
-    best = _levenberg_marquardt(problem, theta, box, leg, rival)
-    if best.status == "given up":
-        return best
-    descended, passes = best.iterations, best.iterations
-    if nearest(problem.layout.unpack(best.theta))[0] < TOUCHING:
-        best.sse = np.inf  # no step can part them, so the decrement means nothing here
-    while True:
-        other, used = _over_fewer(problem, best, box, most, seen)
-        passes += used
-        if other is not None and other.sse < best.sse - TOLERANCE * other.variance:
-            best = other
-        elif best.status == "max_iterations" and descended < most:
-            leg = min(4 * leg, most - descended)
-            best = _levenberg_marquardt(problem, best.theta, box, leg)
-            descended, passes = descended + best.iterations, passes + best.iterations
-        else:
-            best.iterations = passes
-            return best
-
-
-def _over_fewer(problem: LeastSquares, best: Descent, box: Callable, most: int, seen: list[float]):
-    """The best descent that begins where one prompt less ends, None if no prompt can be spared; and passes.
-
-    The two prompts are merged that SSE minds least, the problem with one prompt less is solved, and each of its prompts
-    in turn gives one off, or none does. Also None if the problem with one prompt less ends in a place `seen` before.
-    """
-    layout = problem.layout
-    whole = layout.unpack(best.theta)
-    fewer = LeastSquares(problem.model, problem.data, Layout(problem.model, layout.L - 1))
-    merged = [merge(whole, i, j) for i, j in combinations(range(layout.L), 2)]
-    starts = [_inside(fewer.layout, fewer.layout.pack(m), *box(fewer.layout)) for m in merged]
-    least = int(np.argmin([fewer(start)[0] for start in starts]))
-    one = _explore(fewer, starts[least], box, most, best.sse + SPARE * best.variance)
-    passes = len(merged) + one.iterations
-    best.spare = one.status != "given up"
-    if not best.spare or any(abs(one.sse - sse) < TOLERANCE * one.variance for sse in seen):
-        return None, passes
-    seen.append(one.sse)
-    prompts = fewer.layout.unpack(one.theta)
-    place = int(np.linalg.norm(prompts.atoms - merged[least].atoms[-1], axis=1).argmin())
-    ends = [_levenberg_marquardt(problem, layout.pack(double(prompts, place)), box, 1)]
-    apart = partings(problem, prompts, lambda theta: _inside(layout, theta, *box(layout)))
-    for theta in apart:
-        ends.append(_levenberg_marquardt(problem, theta, box, LEG, min(e.sse for e in [best, *ends])))
-    passes += sum(e.iterations for e in ends) + probes(prompts)
-    lowest = min(e.sse for e in ends) + TOLERANCE * one.variance
-    return min(ends, key=lambda e: (e.sse > lowest, e.status != "converged", e.sse)), passes
-
-
-def _levenberg_marquardt(
-    problem: LeastSquares, theta: np.ndarray, box: Callable, most: int, rival: float = np.inf
-) -> Descent:
-    """Damped Gauss-Newton steps in pair coordinates inside the box, until the undamped decrement is small.
-
-    Given up once the fall of SSE that it can still promise would not bring it below `rival`.
+        Passes over the data after which it ends unconverged.
+    rival : float
+        An SSE: the descent is given up once the fall that it can still promise would not bring it below.
     """
     layout = problem.layout
     lower, upper = box(layout)
-    theta = _inside(layout, theta, lower, upper)
+    theta = inside(layout, theta, lower, upper)
     sse, gradient, gram = problem(theta)
     damping, growth, passes = 1e-3, 2.0, 1
     while True:
@@ -167,7 +84,9 @@ def _step(layout, theta, gradient, gram, damping, held, low, high, lower, upper)
     """
     while True:
         pairs = layout.pairs(theta, held)
-        paired = np.isin(np.arange(layout.size), [k for pair in pairs for j in pair for k in layout.of(j)])
+        paired = np.zeros(layout.size, bool)
+        for j in (j for pair in pairs for j in pair):
+            paired[layout.of(j)] = True
         J = _free_basis(layout, held, layout.pair_jacobian(theta, pairs))
         slope, A = J.T @ gradient, J.T @ gram @ J
         scale = np.maximum(A.diagonal(), 1e-10 * A.diagonal().max())
@@ -192,7 +111,7 @@ def _step(layout, theta, gradient, gram, damping, held, low, high, lower, upper)
         share = root_scalar(beyond, bracket=(0, 1), xtol=1e-12).root + 1e-11
         new = _moved(layout, theta, share * step, pairs, held)
     predicted = -share * (slope @ free_step + 0.5 * share * free_step @ A @ free_step)
-    return _inside(layout, new, lower, upper), predicted
+    return inside(layout, new, lower, upper), predicted
 
 
 def _moved(layout: Layout, theta: np.ndarray, step: np.ndarray, pairs, held: np.ndarray) -> np.ndarray:
@@ -245,7 +164,7 @@ def _certificate(layout: Layout, held, gradient, gram, variance: float) -> tuple
     return basis, length / max(variance, np.finfo(float).tiny)
 
 
-def _inside(layout: Layout, theta: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+def inside(layout: Layout, theta: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """The nearest point of the box; biases with mean 0 where only b - mean b means something."""
     theta = theta.copy()
     if not layout.joint:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import null_space
 from scipy.optimize import root
-from scipy.special import logsumexp
 
 from theory.activations import MLP, Activation
 from theory.coordinates import Layout
@@ -185,8 +184,8 @@ def doubled(q: Prompts) -> Prompts:
     i, j = np.triu_indices(len(q))
     sums, logs = q.p[i] + q.p[j], q.b[i] + q.b[j] + np.log(1.0 + (i != j))
     _, first, same = np.unique(np.round(sums, 9), axis=0, return_index=True, return_inverse=True)
-    b = [logsumexp(logs[same == k]) for k in range(len(first))]
-    return Prompts(sums[first], np.array(b), np.arctanh(np.tanh(q.alpha or 0.0) / 2))
+    b = logs.max() + np.log(np.bincount(same.ravel(), np.exp(logs - logs.max())))
+    return Prompts(sums[first], b, np.arctanh(np.tanh(q.alpha or 0.0) / 2))
 
 
 def _in_range(sigma: Activation | MLP, place: np.ndarray, bound: float) -> bool:

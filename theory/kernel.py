@@ -10,12 +10,26 @@ import numpy as np
 ROWS = 128  # rows of a buffer
 
 
+# In one file with all that it calls: a cached function does not notice that one of another file has changed.
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
-def accumulate(x, y, base, level, key, value, b, t,
-                features, first, scores, slopes, left, w, right, P, S, X, W, totals):  # fmt: skip
-    """Add the sums over the rows of one block; names are those of `theory.reduction.evaluate`."""
+def accumulate_each(x, y, base, level, key, value, b, t, P, S, X, W, totals):
+    """Add the sums over the rows of one block, at each place; names are those of `theory.reduction.evaluate`."""
+    for s in range(len(t)):
+        _accumulate(x, y, base, level, key[s], value[s], b[s], t[s], P[s], S[s], X[s], W[s], totals[s])
+
+
+# Inlined: of two compiled copies, which round differently, the one that runs would depend on what was compiled when.
+@numba.njit(inline="always")
+def _accumulate(x, y, base, level, key, value, b, t, P, S, X, W, totals):
     L, k = key.shape
     r = value.shape[1]
+    pairs, quadratic = L * (L + 1) // 2, k + 1 + k * (k + 1) // 2
+    features = np.zeros((quadratic, ROWS))  # x~, 1, products x~_k x~_l with k <= l
+    scores = np.zeros((pairs, ROWS))  # t^2 dg/ds_j . dg/ds_l for j <= l
+    slopes = np.zeros((2 * L, ROWS))  # D_j = w_j (v_j - g).e and U_j = w_j (v_j - g).g
+    left = np.zeros((L * k + L, ROWS))  # w_j x~_k, then w_j
+    right = np.zeros((L * r + 2 * r, ROWS))  # t^2 dg/ds_j, then e, then g
+    first, w = features[: k + 1], left[L * k :]
     joint = len(level) > 0
     gram = value @ value.T
     u = np.empty((L, ROWS))
@@ -78,9 +92,11 @@ def accumulate(x, y, base, level, key, value, b, t,
             if joint:
                 for i in range(n):
                     gc[i] += w0[i] * z[i] * base[c, start + i]
-            total = 0.0
             for i in range(n):
                 ec[i] = y[c, start + i] - t * gc[i]
+            # A loop of its own: one that wrote as well would sum in another order where buffers happen to adjoin.
+            total = 0.0
+            for i in range(n):
                 total += ec[i] * ec[i]
             totals[0] += total
             for i in range(ROWS):
@@ -155,8 +171,7 @@ def _exp(v):
         v[i] *= power[i]
 
 
-# Inlined, as two compiled copies of its sums, here and in the caller, would round differently.
-@numba.njit(inline="always")
+@numba.njit(inline="always")  # as _accumulate
 def _multiply(A, B, C):
     """C += A B' for a few short rows: 4 x 3 sums are held in registers (BLAS would first copy both factors)."""
     rows, columns = A.shape[0], B.shape[0]

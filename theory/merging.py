@@ -1,19 +1,29 @@
-"""Over-specified fits: estimates with fewer prompts than asked for, and where a spare prompt pays.
+"""Over-specified fits: estimates with fewer prompts than asked for, and where one prompt more pays.
 
-Two prompts of one place are seen through their total weight and their moments. Let them stand at q +- eps with equal
-weights: SSE = SSE(eps = 0) + 2 eps' K eps + O(|eps|^3), with no linear term. If K is positive definite for every
-prompt, the least-squares measure has its two prompts in one place, a descent in (p_i, p_j) crawls towards it, and its
-Gauss-Newton decrement, a ratio of two numbers that go to 0, does not. So the pair is merged, the problem with one
-prompt less is solved, which is regular, and K says, prompt by prompt, in which direction the spare one pays most.
+Two prompts of one place are seen through their total weight and their moments, so a descent that brings two together
+crawls, and its Gauss-Newton decrement, a ratio of two numbers that go to 0, does not. So the pair is merged, and the
+problem with one prompt less is solved, which is regular. There one prompt more, at the place q with the small weight
+omega, changes f by omega D_q and lowers SSE by
+
+    2 omega a - omega^2 h,     a = <e, D_q>,    h = |D_q|^2 less its projection on the other prompts' tangent space,
+
+where e are the residuals and D_q = tanh(alpha) e^(x'Bq) / Z (C q - g). The places q where that is most, over the
+weights that the box allows, are where a descent with one prompt more begins: far away, or beside a prompt, where the
+same formula has the second derivative along the line between the two (the n^-1/4 phenomenon).
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 from theory.model import Prompts
+from theory.problem import LeastSquares
 
-PROBE = 1e-3  # distance at which K is measured by differences of gradients
-SIZES = (1.6, 0.8, 0.4, 0.2)  # distances tried along the direction in which SSE falls fastest
-LIGHT = 0.08  # share of the lighter of the two: SSE tells the two sides apart by their third moment
+FAR, BESIDE = 64, 32  # places tried: anywhere in the box, and around each prompt
+NEAREST, FARTHEST = 0.1, 1.5  # distances of the latter
+ROWS = 1000  # rows that h is taken from; a is from all of them
+SCAN = 4  # passes that this costs, about
+ALIKE = 0.8  # places whose effects on f correlate as much lead to one minimum
 
 
 def nearest(prompts: Prompts) -> tuple[float, int, int]:
@@ -44,43 +54,107 @@ def double(prompts: Prompts, i: int) -> Prompts:
     return Prompts(more.p, b, more.alpha, more.p_value)
 
 
-def partings(problem, prompts: Prompts, inside) -> list[np.ndarray]:
-    """Ways to spend one prompt more: each prompt in two along the lowest eigenvector of K, the lighter on either side.
+def additions(fewer: LeastSquares, theta: np.ndarray, box: Callable, most: int) -> list[Prompts]:
+    """Prompts with one more than `theta` has, the last, at up to `most` places where it lowers SSE most.
 
     Parameters
     ----------
-    problem : theory.problem.LeastSquares
-        The problem with one prompt more than `prompts`.
-    prompts : Prompts
-        A stationary point of the problem with one prompt less.
-    inside : callable
-        Parameter vector -> nearest one of the box.
+    fewer : LeastSquares
+        The problem with one prompt less.
+    theta : ndarray
+        A stationary point of it.
+    box : callable
+        Layout -> least and greatest parameter vector: `Box.bounds`.
+    most : int
 
     Returns
     -------
-    list of ndarray
-        Parameter vectors, at the distance of least SSE among SIZES; lowest SSE first.
+    list of Prompts
+        The best place first; none where no place promises a fall.
     """
-    layout, found = problem.layout, []
-    for i in range(len(prompts)):
-        theta = layout.pack(double(prompts, i))
-        first, second = (np.concatenate([a[j] for a in layout.atoms]) for j in (i, -1))
+    prompts, (lower, upper) = fewer.layout.unpack(theta), box(fewer.layout)
+    atoms = _places(fewer, prompts, lower, upper)
+    value = None if prompts.p_value is None else atoms[:, prompts.p.shape[1] :]
+    tried = Prompts(atoms[:, : prompts.p.shape[1]], np.zeros(len(atoms)), prompts.alpha, value)
+    a, D = _slope_and_effect(fewer, theta, tried, (theta > lower + 1e-10) & (theta < upper - 1e-10))
+    h = np.maximum((D * D).sum(1), np.finfo(float).tiny)
+    D /= np.sqrt(h)[:, None]
+    # The box bounds b - mean b, or b itself, of the new prompt from below; above, half of all weight is enough.
+    L, bound = len(prompts), upper[fewer.layout.b[0]]
+    least = np.exp(-bound if prompts.alpha is None else prompts.b.mean() - bound * (L + 1) / L)
+    with np.errstate(over="ignore"):
+        weight = np.clip(a / h, least, max(least, np.exp(prompts.b).sum() / 2))
+    fall = 2 * weight * a - weight**2 * h
+    chosen: list[int] = []
+    for i in np.argsort(-fall):
+        if fall[i] > 0 and len(chosen) < most and all(abs(D[i] @ D[j]) < ALIKE for j in chosen):
+            chosen.append(i)
+    return [_joined(prompts, tried.take(np.array([i])), float(np.log(weight[i]))) for i in chosen]
 
-        def apart(eps, share=0.5, theta=theta, i=i, first=first, second=second):
-            new = theta.copy()
-            new[first], new[second] = new[first] + share * eps, new[second] - (1 - share) * eps
-            new[layout.b[[i, -1]]] += np.log([2 * (1 - share), 2 * share])
-            return new
 
-        slopes = [problem(apart(2 * PROBE * e))[1] for e in np.eye(len(first))]
-        K = np.array([slope[first] - slope[second] for slope in slopes]) / (2 * PROBE)
-        lowest = np.linalg.eigh((K + K.T) / 2)[1][:, 0]
-        for side in (1, -1):
-            tried = [inside(apart(side * size * lowest, LIGHT)) for size in SIZES]
-            found.append(min(((problem(t)[0], t) for t in tried), key=lambda pair: pair[0]))
-    return [theta for _, theta in sorted(found, key=lambda pair: pair[0])]
+def _joined(prompts: Prompts, one: Prompts, b: float) -> Prompts:
+    """The prompts and one more of bias b."""
+    pair = [value for value in (prompts.p_value, one.p_value) if value is not None]
+    value = np.vstack(pair) if pair else None
+    return Prompts(np.vstack([prompts.p, one.p]), np.append(prompts.b, b), prompts.alpha, value)
 
 
-def probes(prompts: Prompts) -> int:
-    """Passes over the data that `partings` takes."""
-    return len(prompts) * (prompts.atoms.shape[1] + 2 * len(SIZES))
+def _places(fewer: LeastSquares, prompts: Prompts, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Places tried for one prompt more, always the same ones for the same prompts."""
+    rng = np.random.default_rng(len(prompts))
+    low, high = (np.concatenate([bound[a[0]] for a in fewer.layout.atoms]) for bound in (lower, upper))
+    beside = np.repeat(prompts.atoms, BESIDE, axis=0)
+    direction = rng.standard_normal(beside.shape)
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    beside = beside + direction * np.exp(rng.uniform(np.log(NEAREST), np.log(FARTHEST), (len(beside), 1)))
+    return np.vstack([rng.uniform(low, high, (FAR, len(low))), np.clip(beside, low, high)])
+
+
+def _slope_and_effect(fewer: LeastSquares, theta: np.ndarray, tried: Prompts, free: np.ndarray):
+    """a of the module's formula at each place tried, (Q,), and D_q off the tangent space, whose squared length is h."""
+    data, prompts, model = fewer.data, fewer.layout.unpack(theta), fewer.model
+    t = 1.0 if prompts.alpha is None else np.tanh(prompts.alpha)
+    (key, value), (new_key, new_value) = (
+        (q @ M.T for q, M in zip(model.keys_and_values(p), (data.key_map, data.value_map), strict=True))
+        for p in (prompts, tried)
+    )
+    a, D = np.zeros(len(tried)), np.empty((len(tried), 0))
+    for x, y, base, level in data.blocks:
+        scores = np.vstack([key @ x + prompts.b[:, None], *([level] if len(level) else [])])
+        top = scores.max(0)
+        w = np.exp(scores - top)
+        Z = w.sum(0)
+        w /= Z
+        g = value.T @ w[: len(key)] + (w[-1] * base if len(level) else 0.0)
+        e = y - t * g
+        # In single precision: the places are only compared.
+        scores = new_key.astype(np.float32) @ x.astype(np.float32) - (top + np.log(Z)).astype(np.float32)
+        E = np.exp(np.minimum(scores, np.float32(40.0)))
+        along = E @ np.vstack([e, (g * e).sum(0)]).T.astype(np.float32)
+        a += np.einsum("qr,qr->q", new_value, along[:, :-1]) - along[:, -1]
+        if not D.size:
+            n = min(ROWS, x.shape[1])
+            D = E[:, None, :n] * (new_value[:, :, None] - g[None, :, :n]) * (t * np.sqrt(data.n / n))
+            D = D.reshape(len(D), -1)
+            if free.any():
+                U = _tangent(fewer, theta, x[:, :n], w[: len(key), :n], value, g[:, :n], t)[:, :, free]
+                U, size, _ = np.linalg.svd(U.reshape(-1, U.shape[2]), full_matrices=False)
+                U = U[:, size > 1e-7 * size[0]]
+                D -= (D @ U) @ U.T
+    data.rows_read[0] += SCAN * data.n
+    return t * a, D
+
+
+def _tangent(fewer: LeastSquares, theta: np.ndarray, x, w, value, g, t: float) -> np.ndarray:
+    """d (t g) / d theta at rows x, (r, n, K), from the weights w and g there."""
+    layout, data, sigma = fewer.layout, fewer.data, fewer.model.activation
+    J = np.zeros((*g.shape, layout.size))
+    slopes = [sigma.jacobian(theta[a]) for a in layout.atoms]
+    for j in range(layout.L):
+        by_score = t * w[j] * (value[j][:, None] - g)
+        J[:, :, layout.b[j]] = by_score
+        J[:, :, layout.atoms[0][j]] += by_score[:, :, None] * (x.T @ (data.key_map @ slopes[0][j]))
+        J[:, :, layout.atoms[-1][j]] += t * w[j][:, None] * (data.value_map @ slopes[-1][j])[:, None]
+    if not layout.joint:
+        J[:, :, -1] = (1 - t * t) * g
+    return J

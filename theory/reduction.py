@@ -20,13 +20,13 @@ registers: the Gram costs less than BLAS takes to multiply a Jacobian that is al
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numba
 import numpy as np
 
 from theory.arrays import real
-from theory.kernel import ROWS, accumulate
+from theory.kernel import accumulate_each
 from theory.model import MoERegression
 
 LARGEST = 1e70  # its fourth power, which Gram and decrement may hold, is a number still
@@ -48,6 +48,8 @@ class Reduced:
         Part of the sum of squares that no prompt can change.
     n : int
         Number of rows.
+    rows_read : list of one int
+        Rows that evaluations have read so far, those of a `head` among them.
     """
 
     blocks: list
@@ -55,6 +57,7 @@ class Reduced:
     value_map: np.ndarray
     constant: float
     n: int
+    rows_read: list[int] = field(default_factory=lambda: [0])
 
     def head(self, rows: int) -> "Reduced":
         """The problem of the first rows only; the constant, which no fit depends on, is scaled."""
@@ -64,7 +67,7 @@ class Reduced:
                 blocks.append(tuple(np.ascontiguousarray(a[..., :left]) for a in block))
                 left -= block[0].shape[1]
         n = min(rows, self.n)
-        return Reduced(blocks, self.key_map, self.value_map, self.constant * n / self.n, n)
+        return Reduced(blocks, self.key_map, self.value_map, self.constant * n / self.n, n, self.rows_read)
 
 
 def chunks(data) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -136,41 +139,44 @@ def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
     return Reduced(blocks, key_map, value_map, constant, n)
 
 
-def evaluate(data: Reduced, key: np.ndarray, value: np.ndarray, b: np.ndarray, t: float):
-    """Sum of squares, and gradient and Gauss-Newton Gram of half of it.
+def evaluate(data: Reduced, key: np.ndarray, value: np.ndarray, b: np.ndarray, t: np.ndarray):
+    """Sums of squares, and gradients and Gauss-Newton Grams of half of them, at one place or several.
 
     Parameters
     ----------
     data : Reduced
-    key, value : ndarray, (L, k) and (L, r)
-        Prompts in the coordinates of the rows.
-    b : ndarray, (L,)
-    t : float
+    key, value : ndarray, (S, L, k) and (S, L, r)
+        Prompts in the coordinates of the rows, at S places.
+    b : ndarray, (S, L)
+    t : ndarray, (S,)
         tanh(alpha); 1 for `joint`.
 
     Returns
     -------
-    sse : float
-    gradient : ndarray, (K,)
-    gram : ndarray, (K, K)
+    sse : ndarray, (S,)
+    gradient : ndarray, (S, K)
+    gram : ndarray, (S, K, K)
         J'J over (key, value, b, t), K = L k + L r + L + 1.
     """
-    (L, k), r = key.shape, value.shape[1]
-    pairs, quadratic = L * (L + 1) // 2, k + 1 + k * (k + 1) // 2
-    features = np.zeros((quadratic, ROWS))  # x~, 1, products x~_k x~_l with k <= l
-    scores = np.zeros((pairs, ROWS))  # t^2 dg/ds_j . dg/ds_l for j <= l
-    slopes = np.zeros((2 * L, ROWS))  # D_j = w_j (v_j - g).e and U_j = w_j (v_j - g).g
-    left = np.zeros((L * k + L, ROWS))  # w_j x~_k, then w_j
-    right = np.zeros((L * r + 2 * r, ROWS))  # t^2 dg/ds_j, then e, then g
-    P = np.zeros((pairs, quadratic))
-    S = np.zeros((2 * L, k + 1))
-    X = np.zeros((L * k + L, L * r + 2 * r))
-    W = np.zeros((L, L))
-    work = (features, features[: k + 1], scores, slopes, left, left[L * k :], right)
-    totals = np.zeros(3)  # |e|^2, |g|^2, g.e
+    (places, L, k), r = key.shape, value.shape[2]
+    data.rows_read[0] += places * data.n
+    P = np.zeros((places, L * (L + 1) // 2, k + 1 + k * (k + 1) // 2))
+    S = np.zeros((places, 2 * L, k + 1))
+    X = np.zeros((places, L * k + L, L * r + 2 * r))
+    W = np.zeros((places, L, L))
+    totals = np.zeros((places, 3))  # |e|^2, |g|^2, g.e
     for x, y, base, level in data.blocks:
-        accumulate(x, y, base, level, key, value, b, t, *work, P, S, X, W, totals)
-    return data.constant + totals[0], *_assemble(L, k, r, t, P, S, X, W, totals)
+        accumulate_each(x, y, base, level, key, value, b, t, P, S, X, W, totals)
+    return data.constant + totals[:, 0], *_assemble_each(L, k, r, t, P, S, X, W, totals)
+
+
+@numba.njit(cache=True)
+def _assemble_each(L, k, r, t, P, S, X, W, totals):
+    size = L * (k + r) + L + 1
+    gradient, gram = np.zeros((len(t), size)), np.zeros((len(t), size, size))
+    for s in range(len(t)):
+        gradient[s], gram[s] = _assemble(L, k, r, t[s], P[s], S[s], X[s], W[s], totals[s])
+    return gradient, gram
 
 
 @numba.njit(cache=True)

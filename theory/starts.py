@@ -4,8 +4,8 @@ import numpy as np
 
 from theory.arrays import count as whole
 from theory.arrays import number
+from theory.box import Box
 from theory.model import MoERegression, Prompts
-from theory.problem import Box
 
 
 def near(truth: Prompts, size: int, rng: np.random.Generator, jitter: float = 0.1) -> Prompts:

@@ -4,153 +4,37 @@ Every configuration names the truth, noise, sizes, first n of the slope, box and
 and replicates of the same study, so a quick run computes rows that the committed full run has as well.
 """
 
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
-import numpy as np
+from theory.study import BOX, Study, decades
 
-from common.streams import stream
-from theory.identifiability import Report, require
-from theory.model import MoERegression, Prompts
-from theory.problem import Box
-
-SQUARE_ROOT = {"function_error", "voronoi", "gating_error", "weight_error", "exact_prompt_error"}
-THEOREM = dict.fromkeys(SQUARE_ROOT, -0.5) | {"over_prompt_error": -0.25}
-THEORY = {
-    "zero_init": THEOREM,  # Theorems 4.2 and 4.4
-    # Shared prompts in one softmax: the same rates by the same group's work on prefix tuning, cited by the paper.
-    "joint": {name: rate for name, rate in THEOREM.items() if name != "gating_error"},
-    # Separate key and value prompts: slower than any power of n (cited by the paper as O(1 / log^tau n)).
-    "joint_unshared": {"function_error": -0.5, "voronoi": 0.0, "over_prompt_error": 0.0},
-    "zero_init_unshared": {"function_error": -0.5},
-}
-BOX = Box(prompt=4.0, bias=3.0, alpha=2.0)
-QUANTITIES = ("function_error", "voronoi", "gating_error", "weight_error", "exact_prompt_error", "over_prompt_error")
-
-
-def decades(first: float, last: float) -> tuple[int, ...]:
-    """Sizes two a decade from 10^first to 10^last."""
-    return tuple(round(10**e) for e in np.arange(first, last + 0.25, 0.5))
-
-
-@dataclass(frozen=True)
-class Study:
-    """One frozen configuration.
-
-    Attributes
-    ----------
-    name, about : str
-    gate, activation : str
-    d, d_out, L, extra : int
-        Input and output dimension, true prompts, and how many more are fitted.
-    spread : tuple of float
-        True prompts are uniform between these, at least `apart` from each other.
-    start : {'near', 'global'}
-    noise : float
-        nu, standard deviation of the noise.
-    sizes, replicates, large_replicates : int
-        Sample sizes; replicates up to n = 1e5, and beyond.
-    quick_sizes, quick_replicates : int
-        The quick twin: the first so many sizes and replicates.
-    first_n : int
-        Smallest n that enters the slopes.
-    box : Box
-    seed : int
-    expect : tuple of str
-        Identifiability conditions that this study is about, by the names of `theory.identifiability`.
-    """
-
-    name: str
-    about: str
-    gate: str = "zero_init"
-    activation: str = "identity"
-    d: int = 2
-    d_out: int = 2
-    L: int = 3
-    extra: int = 0
-    spread: tuple[float, float] = (-2.0, 2.0)
-    apart: float = 1.5
-    start: str = "near"
-    noise: float = 0.1
-    sizes: tuple[int, ...] = decades(2.5, 5.5)
-    replicates: int = 400
-    large_replicates: int = 400
-    quick_sizes: int = 4
-    quick_replicates: int = 40
-    first_n: int = 316
-    box: Box = BOX
-    seed: int = 0
-    expect: tuple[str, ...] = ()
-
-    @cached_property
-    def model(self) -> MoERegression:
-        """Pre-trained part: two experts of random weights; B and C with orthonormal columns.
-
-        Keyed by dimensions and seed, not by name: studies of equal dimensions share it, whatever their gate.
-        """
-        rng = stream(self.seed, "model", self.d, self.d_out)
-        d, d_out, N = self.d, self.d_out, 2
-        return MoERegression(
-            A=0.3 * rng.standard_normal((N, d, d)),
-            a=0.3 * rng.standard_normal(N),
-            eta=rng.standard_normal((N, d_out, d)),
-            B=np.linalg.qr(rng.standard_normal((d, d)))[0],
-            C=np.linalg.qr(rng.standard_normal((d_out, d)))[0],
-            activation=self.activation,
-            gate=self.gate,
-        )
-
-    @cached_property
-    def truth(self) -> Prompts:
-        """True prompts, keyed like the model; alpha* = 0.8 where there is a gate."""
-        rng = stream(self.seed, "truth", self.d, self.L)
-        while True:
-            unit = rng.uniform(size=(2, self.L, self.d))
-            p, value = self.spread[0] + (self.spread[1] - self.spread[0]) * unit
-            distance = np.linalg.norm(p[:, None] - p, axis=-1)[np.triu_indices(self.L, 1)]
-            if distance.min() >= self.apart:
-                break
-        b = 0.3 * rng.standard_normal(self.L)
-        gated = not self.model.joint
-        return Prompts(p, b - b.mean(), 0.8 if gated else None, value if self.model.unshared else None)
-
-    @property
-    def fitted(self) -> int:
-        """L', the number of fitted prompts."""
-        return self.L + self.extra
-
-    @property
-    def theory(self) -> dict[str, float]:
-        """Theory slope of each quantity that has one."""
-        return THEORY[self.gate]
-
-    def tasks(self) -> list[tuple[int, int]]:
-        """All (n, replicate) of the study."""
-        return [(n, r) for n in self.sizes for r in range(self.replicates if n <= 100_000 else self.large_replicates)]
-
-    def quick(self) -> "Study":
-        """The quick twin."""
-        count = min(self.replicates, self.quick_replicates)
-        return replace(self, sizes=self.sizes[: self.quick_sizes], replicates=count, large_replicates=count)
-
-    def identify(self) -> Report:
-        """Raise IdentifiabilityError if the truth breaks a condition that this study is not about."""
-        return require(self.model, self.truth, self.extra, self.box.prompt, self.expect)
-
-    def configuration(self) -> dict:
-        """Everything that its numbers depend on, truth included."""
-        truth = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self.truth).items()}
-        return asdict(self) | {"sizes": list(self.sizes), "truth": truth}
+__all__ = ["STUDIES", "Study"]
 
 
 def _over(**kwargs) -> Study:
+    """One prompt more than the truth has."""
     defaults = {
+        "theory_of": "over",
         "sizes": decades(2, 5),
         "first_n": 100,
         "extra": 1,
-        "replicates": 100,
-        "large_replicates": 40,
+        "replicates": 200,
+        "large_replicates": 400,
         "quick_replicates": 20,
+    }
+    return Study(**defaults | kwargs)
+
+
+def _many(**kwargs) -> Study:
+    """Ten truths, and noise so small that limits are reached: only nu / sqrt(n) matters."""
+    defaults = {
+        "truths": 10,
+        "noise": 3e-4,
+        "sizes": decades(2.5, 5),
+        "first_n": 316,
+        "replicates": 40,
+        "large_replicates": 40,
+        "quick_replicates": 10,
     }
     return Study(**defaults | kwargs)
 
@@ -158,10 +42,18 @@ def _over(**kwargs) -> Study:
 STUDIES: dict[str, Study] = {
     s.name: s
     for s in (
-        Study("exact-linear", "Theorem 4.2's rates with as many fitted prompts as true ones", d=4, d_out=4),
+        Study(
+            "exact-linear",
+            "Theorem 4.2's rates with as many fitted prompts as true ones",
+            d=4,
+            d_out=4,
+            quick_replicates=80,
+        ),
         Study(
             "exact-tanh",
             "Theorem 4.4's rates, sigma = tanh, output longer than input",
+            quick_replicates=80,
+            theory_of="exact in q",
             activation="tanh",
             d=4,
             d_out=8,
@@ -170,6 +62,8 @@ STUDIES: dict[str, Study] = {
         Study(
             "exact-gelu",
             "Theorem 4.4's rates, sigma = GELU where it is one-to-one",
+            quick_replicates=80,
+            theory_of="exact in q",
             activation="gelu",
             spread=(0.1, 2.3),
             apart=1.0,
@@ -180,6 +74,8 @@ STUDIES: dict[str, Study] = {
         Study(
             "exact-mlp",
             "sigma = a fixed two-layer network, outside Theorem 4.4 only by not being elementwise",
+            quick_replicates=80,
+            theory_of="exact in q",
             activation="mlp",
             d=8,
             d_out=8,
@@ -191,6 +87,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "exact-linear-global",
             "exact-linear from starts that know nothing of the truth",
+            quick_replicates=20,
             d=4,
             d_out=4,
             start="global",
@@ -202,28 +99,145 @@ STUDIES: dict[str, Study] = {
             about="Theorem 4.2: one prompt more than the truth has",
             sizes=decades(3, 6),
             first_n=1000,
+            large_n=300_000,
+            large_replicates=100,
         ),
         _over(
             name="over-tanh",
             about="Theorem 4.4: one prompt more, sigma = tanh",
+            theory_of="over in q",
             activation="tanh",
             spread=(-1.3, 1.3),
             sizes=decades(3, 6),
             first_n=1000,
+            large_n=300_000,
+            large_replicates=100,
         ),
-        _over(name="over-joint", about="vanilla attention: one softmax, shared prompts", gate="joint"),
+        _over(
+            name="over-joint",
+            about="vanilla attention: one softmax, shared prompts",
+            theory_of="over joint",
+            gate="joint",
+        ),
         _over(
             name="over-joint-unshared",
             about="vanilla attention: one softmax, separate key and value prompts",
+            quick_replicates=10,
+            theory_of="over unshared",
             gate="joint_unshared",
             expect=("value trade",),
         ),
         _over(
             name="over-zero-init-unshared",
             about="control: a softmax of their own, separate key and value prompts",
+            quick_replicates=10,
+            theory_of="function only",
             gate="zero_init_unshared",
             expect=("value trade",),
         ),
-        _over(name="over-linear-two", about="Theorem 4.2: two prompts more than the truth has", extra=2),
+        _over(
+            name="over-linear-two",
+            about="Theorem 4.2: two prompts more than the truth has",
+            extra=2,
+            quick_replicates=10,
+        ),
+        _many(
+            name="quarter-rate",
+            about="n^-1/4: one prompt more, in a box that keeps weights off 0",
+            quick_replicates=40,
+            replicates=100,
+            large_replicates=100,
+            theory_of="over in a tight box",
+            extra=1,
+            box=replace(BOX, bias=1.0),
+        ),
+        _many(
+            name="quarter-rate-3",
+            about="quarter-rate in the box of over-linear, where weights may fall to 1 %",
+            theory_of="over",
+            extra=1,
+        ),
+        _many(
+            name="quarter-rate-6",
+            about="quarter-rate in a wide box: the rate of the spare prompt is the box's",
+            theory_of="over",
+            extra=1,
+            box=replace(BOX, bias=6.0),
+        ),
+        _many(
+            name="moving-quarter",
+            about="a true prompt in halves c n^-1/4 from their middle, as many prompts fitted",
+            theory_of="moving quarter",
+            moving="quarter",
+            box=replace(BOX, bias=1.5),
+        ),
+        _many(
+            name="moving-sixth",
+            about="a true prompt in halves c n^-1/6 from their middle: the minimax rate",
+            quick_replicates=100,
+            replicates=100,
+            large_replicates=100,
+            theory_of="moving sixth",
+            moving="sixth",
+            sizes=decades(3, 5.5),
+            first_n=1000,
+        ),
+        _many(
+            name="moving-sixth-joint",
+            about="moving-sixth in one softmax: vanilla attention with shared prompts",
+            theory_of="moving sixth joint",
+            gate="joint",
+            moving="sixth",
+            sizes=decades(3, 5.5),
+            first_n=1000,
+        ),
+        _many(
+            name="moving-unshared",
+            about="vanilla attention, separate keys and values: keys n^-1/2 apart, values 1 apart",
+            quick_replicates=20,
+            replicates=100,
+            large_replicates=100,
+            theory_of="moving values",
+            gate="joint_unshared",
+            moving="values",
+        ),
+        _many(
+            name="moving-unshared-zero",
+            about="moving-unshared with a softmax of their own; invariants only",
+            theory_of="moving values",
+            gate="zero_init_unshared",
+            moving="values",
+        ),
+        _many(
+            name="vanishing-gate",
+            about="a gate that closes, alpha_n = 0.8 (n / 316)^-1/4: the start of training",
+            quick_replicates=60,
+            replicates=100,
+            large_replicates=100,
+            theory_of="vanishing gate",
+            moving="gate",
+            sizes=decades(3.5, 5.5),
+            first_n=3162,
+        ),
+        Study(
+            "under",
+            "one prompt fewer than the truth has: errors to the best fit of that size",
+            theory_of="projection",
+            fewer=1,
+            sizes=decades(2.5, 5),
+            replicates=200,
+            large_replicates=200,
+        ),
+        Study(
+            "exact-relu",
+            "sigma = ReLU, the published activation: neither one-to-one nor smooth, outside Theorem 4.4",
+            theory_of="exact in q only",
+            activation="relu",
+            spread=(-1.0, 2.0),
+            sizes=decades(2.5, 5),
+            replicates=200,
+            large_replicates=200,
+            expect=("injective sigma", "saturated sigma"),
+        ),
     )
 }
