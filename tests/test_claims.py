@@ -52,6 +52,16 @@ def test_slopes(power, spread, verdict):
     assert found.measured == pytest.approx(-power, abs=0.05 if verdict else 1)
 
 
+def test_faster_than_a_bound_holds():
+    study = replace(STUDY, theory_of="exact in q only")
+    made = [
+        {"n": n, "replicate": r, "truth": 0, "voronoi_q": n**-0.7 * (1 + 0.1 * (-1) ** r)} for n, r, _ in STUDY.tasks()
+    ]
+    claim = Claim("s", "exact-linear", "voronoi_q", (-0.25, 0.0))
+    assert judge(claim, study, made).verdict == "holds"
+    assert judge(claim, study, [r | {"voronoi_q": r["voronoi_q"] * r["n"] ** 0.4} for r in made]).verdict == "fails"
+
+
 def test_too_few_rows_are_said_in_words():
     few = [r for r in rows() if r["n"] < 1000]
     found = judge_all({"exact-linear": (STUDY, few)})
@@ -86,5 +96,5 @@ def test_claims_are_about_what_there_is():
         study = STUDIES[claim.study]
         assert claim.quantity in QUANTITIES
         if claim.rivals:
-            assert study.theory[claim.quantity].kind == "exact"
+            assert study.theory[claim.quantity].kind != "uniform"
             assert study.theory[claim.quantity].slope not in claim.rivals

@@ -43,8 +43,10 @@ _JOINT = {name: rate for name, rate in _OVER.items() if name != "gating_error"}
 THEORY: dict[str, dict[str, Rate]] = {
     "exact": _EXACT,
     "exact in q": _EXACT | _Q,
-    # Where sigma is constant p is not seen at all, and only q = sigma(p) is.
-    "exact in q only": _Q | {name: ROOT for name in ("function_error", "gating_error", "weight_error")},
+    # Where sigma is constant p is not seen at all, and only q = sigma(p) is. No theorem covers the kink: at small n fits
+    # have other coordinates beyond it than the truth has, and errors fall faster until that ends.
+    "exact in q only": {name: ROOT for name in ("function_error", "gating_error", "weight_error")}
+    | {name: Rate(-0.5, "bound") for name in _Q},
     "over": _OVER,
     "over in q": _OVER | {"voronoi_q": Rate(-0.5, "bound")},
     # Shared prompts in one softmax: the same rates by the same group's work on prefix tuning, cited by the paper.
