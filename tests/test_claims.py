@@ -18,7 +18,7 @@ def rows(factor=1.0, power=0.5, spread=0.2, seed=0):
     """Errors n^-power times the predicted constant times a factor, with relative scatter."""
     rng, of = np.random.default_rng(seed), prediction(STUDY, 0, 256)
     assert of is not None
-    names = {"function_error", "voronoi"}
+    names = ("function_error", "voronoi")
     return [
         {"n": n, "replicate": r, "truth": 0}
         | {q: of(n)[q] * n ** (0.5 - power) * factor * (1 + spread * rng.standard_normal()) for q in names}

@@ -43,8 +43,8 @@ _JOINT = {name: rate for name, rate in _OVER.items() if name != "gating_error"}
 THEORY: dict[str, dict[str, Rate]] = {
     "exact": _EXACT,
     "exact in q": _EXACT | _Q,
-    # Where sigma is constant p is not seen at all, and only q = sigma(p) is. No theorem covers the kink: at small n fits
-    # have other coordinates beyond it than the truth has, and errors fall faster until that ends.
+    # Where sigma is constant p is not seen at all, and only q = sigma(p) is. No theorem covers the kink: at small n
+    # fits have other coordinates beyond it than the truth has, and errors fall faster until that ends.
     "exact in q only": {name: ROOT for name in ("function_error", "gating_error", "weight_error")}
     | {name: Rate(-0.5, "bound") for name in _Q},
     "over": _OVER,
