@@ -14,21 +14,21 @@ STUDY = replace(STUDIES["exact-linear"], sizes=(316, 1000, 10_000), replicates=5
 CONSTANT, SLOPE = Claim("c", "exact-linear"), Claim("s", "exact-linear", "voronoi", (-0.25, 0.0))
 
 
-def rows(factor=1.0, power=0.5, spread=0.2, seed=0):
-    """Errors n^-power times the predicted constant times a factor, with relative scatter."""
-    rng, of = np.random.default_rng(seed), prediction(STUDY, 0, 256)
+def rows(factor=1.0, power=0.5, spread=0.2):
+    """Errors n^-power times the predicted constant times a factor, by turns above and below."""
+    of = prediction(STUDY, 0, 256)
     assert of is not None
     names = ("function_error", "voronoi")
     return [
         {"n": n, "replicate": r, "truth": 0}
-        | {q: of(n)[q] * n ** (0.5 - power) * factor * (1 + spread * rng.standard_normal()) for q in names}
+        | {q: of(n)[q] * n ** (0.5 - power) * factor * (1 + spread * (-1) ** r) for q in names}
         for n, r, _ in STUDY.tasks()
     ]
 
 
 @pytest.mark.parametrize(
     ("factor", "spread", "verdict"),
-    [(1.0, 0.2, "holds"), (1.2, 0.2, "fails"), (0.85, 0.2, "fails"), (1.0, 1.0, "too few rows")],
+    [(1.0, 0.2, "holds"), (1.2, 0.2, "fails"), (0.85, 0.2, "fails"), (1.0, 0.9, "too few rows")],
 )
 def test_constants(factor, spread, verdict):
     """Interval of 100 errors at n of 1,000 and more, by hand."""
@@ -44,12 +44,13 @@ def test_constants(factor, spread, verdict):
     assert found.verdict == verdict
 
 
-@pytest.mark.parametrize(("power", "spread", "verdict"), [(0.5, 0.2, "holds"), (0.25, 0.2, "fails"), (0.5, 2.0, "")])
+@pytest.mark.parametrize(
+    ("power", "spread", "verdict"), [(0.5, 0.2, "holds"), (0.25, 0.2, "fails"), (0.5, 0.9, "holds")]
+)
 def test_slopes(power, spread, verdict):
-    made = [r | {"voronoi": abs(r["voronoi"])} for r in rows(1.0, power, spread)]
-    found = judge(SLOPE, STUDY, made)
-    assert found.verdict == verdict or not verdict
-    assert found.measured == pytest.approx(-power, abs=0.05 if verdict else 1)
+    found = judge(SLOPE, STUDY, rows(1.0, power, spread))
+    assert found.verdict == verdict
+    assert found.measured == pytest.approx(-power, abs=1e-9)
 
 
 def test_faster_than_a_bound_holds():
