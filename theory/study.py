@@ -30,23 +30,17 @@ class Study:
     Attributes
     ----------
     name, about : str
-    theory_of : str
-        Key of `theory.theorems.THEORY`: what theory says of its quantities.
     gate, activation : str
-    d, d_out, L, extra, fewer : int
-        Input and output dimension, true prompts, and how many more, or fewer, are fitted.
+    d, d_out, L, extra : int
+        Input and output dimension, true prompts, and how many more are fitted.
     spread : tuple of float
         True prompts are uniform between these, at least `apart` from each other.
-    moving : str
-        How the truth moves with n, a key of `theory.truths.MOVES`; empty if it does not.
     start : {'near', 'global'}
     noise : float
         nu, standard deviation of the noise.
-    truths : int
-        Number of truths, each with a model and prompts of its own; of a seed, truth 0 is the same for any number.
     sizes : tuple of int
         Sample sizes.
-    replicates, large_replicates, large_n : int
+    replicates, large_replicates : int
         Replicates for each truth and size; from n = large_n on, large_replicates.
     quick_sizes, quick_replicates : int
         The quick twin: the first so many sizes and replicates, of the first truth.
@@ -56,6 +50,16 @@ class Study:
     seed : int
     expect : tuple of str
         Identifiability conditions that this study is about, by the names of `theory.identifiability`.
+    theory_of : str
+        Key of `theory.theorems.THEORY`: what theory says of its quantities.
+    fewer : int
+        How many prompts fewer than the true ones are fitted.
+    moving : str
+        How the truth moves with n, a key of `theory.truths.MOVES`; empty if it does not.
+    truths : int
+        Number of truths, each with a model and prompts of its own; of a seed, truth 0 is the same for any number.
+    large_n : int
+        From here on there are large_replicates.
 
     Raises
     ------
@@ -65,30 +69,30 @@ class Study:
 
     name: str
     about: str
-    theory_of: str = "exact"
     gate: str = "zero_init"
     activation: str = "identity"
     d: int = 2
     d_out: int = 2
     L: int = 3
     extra: int = 0
-    fewer: int = 0
     spread: tuple[float, float] = (-2.0, 2.0)
     apart: float = 1.5
-    moving: str = ""
     start: str = "near"
     noise: float = 0.1
-    truths: int = 1
     sizes: tuple[int, ...] = decades(2.5, 5.5)
     replicates: int = 400
     large_replicates: int = 1600
-    large_n: int = 100_000
     quick_sizes: int = 4
     quick_replicates: int = 40
     first_n: int = 316
     box: Box = BOX
     seed: int = 0
     expect: tuple[str, ...] = ()
+    theory_of: str = "exact"
+    fewer: int = 0
+    moving: str = ""
+    truths: int = 1
+    large_n: int = 100_000
 
     def __post_init__(self) -> None:
         least = {"d": 1, "d_out": 1, "L": 1, "extra": 0, "fewer": 0, "truths": 1, "replicates": 1, "seed": 0}
