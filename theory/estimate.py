@@ -17,9 +17,10 @@ under 1e-4. The paper leaves the algorithm open; everything here is our choice.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from theory.arrays import count
 from theory.box import Box
@@ -179,8 +180,10 @@ def _fit(model, data: Reduced, starts: list[Prompts], box: Box, truth: Prompts |
     else:
         problem, bounds = LeastSquares(in_q(model, starts[0])[0], data, layout), partial(box.bounds, sigma=sigma)
         starts = [in_q(model, s)[1] for s in starts]
-    before = data.rows_read[0]
-    best, agree = (lowest if explore else lowest_of)(problem, [layout.pack(s) for s in starts], bounds, most)
+    before, first = data.rows_read[0], [layout.pack(s) for s in starts]
+    # The matrices are small: threads of BLAS would mostly wait, and their number would change the last digits.
+    with _libraries().limit(limits=1, user_api="blas"):
+        best, agree = (lowest if explore else lowest_of)(problem, first, bounds, most)
     passes = round((data.rows_read[0] - before) / data.n)
     at_truth, above = None, False
     if truth is not None:
@@ -198,6 +201,11 @@ def _fit(model, data: Reduced, starts: list[Prompts], box: Box, truth: Prompts |
         at_bound=tuple(np.array(layout.names)[best.at_bound]),
         starts_agree=agree,
     )
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _class(value) -> str:

@@ -118,7 +118,8 @@ def _slope_and_effect(fewer: LeastSquares, theta: np.ndarray, tried: Prompts, fr
         (q @ M.T for q, M in zip(model.keys_and_values(p), (data.key_map, data.value_map), strict=True))
         for p in (prompts, tried)
     )
-    a, D = np.zeros(len(tried)), np.empty((len(tried), 0))
+    # In single precision, as the places are only compared; and in place, as fresh memory would cost more than the sums.
+    read, a, D = new_key.astype(np.float32), np.zeros(len(tried)), np.empty((len(tried), 0))
     for x, y, base, level in data.blocks:
         scores = np.vstack([key @ x + prompts.b[:, None], *([level] if len(level) else [])])
         top = scores.max(0)
@@ -127,14 +128,16 @@ def _slope_and_effect(fewer: LeastSquares, theta: np.ndarray, tried: Prompts, fr
         w /= Z
         g = value.T @ w[: len(key)] + (w[-1] * base if len(level) else 0.0)
         e = y - t * g
-        # In single precision: the places are only compared.
-        scores = new_key.astype(np.float32) @ x.astype(np.float32) - (top + np.log(Z)).astype(np.float32)
-        E = np.exp(np.minimum(scores, np.float32(40.0)))
+        E = read @ x.astype(np.float32)
+        E -= (top + np.log(Z)).astype(np.float32)
+        np.exp(np.minimum(E, np.float32(40.0), out=E), out=E)
         along = E @ np.vstack([e, (g * e).sum(0)]).T.astype(np.float32)
         a += np.einsum("qr,qr->q", new_value, along[:, :-1]) - along[:, -1]
         if not D.size:
             n = min(ROWS, x.shape[1])
-            D = E[:, None, :n] * (new_value[:, :, None] - g[None, :, :n]) * (t * np.sqrt(data.n / n))
+            D = new_value[:, :, None] - g[None, :, :n]
+            D *= E[:, None, :n]
+            D *= t * np.sqrt(data.n / n)
             D = D.reshape(len(D), -1)
             if free.any():
                 U = _tangent(fewer, theta, x[:, :n], w[: len(key), :n], value, g[:, :n], t)[:, :, free]
