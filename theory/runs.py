@@ -6,7 +6,7 @@ have checksums (`common.seals`): a change of the record or of a finished table i
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ def run(
     fresh: bool = False,
     tasks: Sequence[Task] | None = None,
     work: Callable[..., dict] = replicate,
+    where: Mapping | None = None,
 ) -> list[dict]:
     """Rows of a study in DIR/STUDY.csv, computing those that are not there yet.
 
@@ -52,6 +53,8 @@ def run(
         Another order, for tests; rows do not depend on it.
     work : callable
         (study, n, replicate, truth) -> row.
+    where : mapping, optional
+        What the record says of the workers beside the provenance of this process.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def run(
     wanted = list(tasks) if tasks is not None else study.tasks()
     todo = [task for task in wanted if task not in done]
     if todo:
-        entry = provenance() | {"rows": len(todo)} | {name: getattr(study, name) for name in ASKED}
+        entry = provenance() | dict(where or {}) | {"rows": len(todo)} | {name: getattr(study, name) for name in ASKED}
         former = {"configuration": study.configuration(), "history": [*former.get("history", []), entry]}
         write_atomic(record, seals.sealed(former))
         # Largest first, so that no worker is left alone with a large one at the end.
