@@ -4,6 +4,7 @@ dask scheduler                                        on one machine
 dask worker ADDRESS --nworkers 8 --nthreads 1         on each, in the project's folder
 """
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ def cluster(address: str) -> Iterator[tuple[Executor, dict]]:
         raise CommandError(
             "a cluster needs the package distributed: run `pip install -r requirements-dev.txt`"
         ) from None
+    for name in ("distributed.client", "distributed.utils"):  # whose tracebacks would stand above our one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -43,8 +46,8 @@ def cluster(address: str) -> Iterator[tuple[Executor, dict]]:
         try:
             yield client.get_executor(), _workers(client, address)
         except (KilledWorker, CancelledError) as error:
-            reason = " ".join(str(error).split())
-            raise CommandError(f"the cluster gave up; the same command resumes ({reason})") from None
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            raise CommandError(f"the cluster gave up ({reason}); the same command resumes") from None
 
 
 def _workers(client, address: str) -> dict:

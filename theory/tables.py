@@ -1,7 +1,8 @@
 """The tables of the theory part: their columns, and what a cell of each may hold. Nothing heavy is imported here.
 
 `COLUMNS`: results/theory/STUDY.csv, one line a fit. `RATES`: results/theory/rates.csv, one line a study and quantity.
-`CONSTANTS`: results/theory/constants.csv, one line a study, quantity and n.
+`CONSTANTS`: results/theory/constants.csv, one line a study, quantity and n. `SCALING`: results/theory/scaling.csv, one
+line an n.
 """
 
 import math
@@ -63,6 +64,16 @@ CONSTANTS = {
     **dict.fromkeys(("ratio", "low", "high"), _ANY),
     "predicted_free": Column("number", 0, also=("",)),
     **dict.fromkeys(("replicates", "truths"), _LEAST),
+}
+SCALING = {
+    "n": _LEAST,
+    "seconds_per_step": _SIZE,  # of CPU, as all seconds here
+    "peak_mb": _SIZE,
+    "steps": _LEAST,
+    "fit_seconds": _SIZE,
+    "fit_passes": _LEAST,
+    "status": Column(words=STATUS),
+    "function_error": _SIZE,
 }
 
 
