@@ -20,13 +20,13 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from common import tables
-from common.arguments import Parser
+from common.arguments import Parser, run
 from common.paths import RESULTS
 from common.streams import stream
 from theory.asymptotics import over_specified, predict
 from theory.errors import errors
 from theory.misspecified import sandwich
-from theory.runs import RunError, load
+from theory.runs import load
 from theory.studies import STUDIES, Study
 from theory.summary import errors_of
 from theory.tables import CONSTANTS
@@ -142,21 +142,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = parser.parse_args(argv)
     if unknown := [name for name in a.study if name not in STUDIES]:
         parser.error(f"no study is called {unknown[0]}; there are {', '.join(STUDIES)}")
-    path, found = a.out or a.results / "constants.csv", []
-    try:
+    path = a.out or a.results / "constants.csv"
+
+    def work() -> None:
+        found = []
         kept = [r for r in tables.read(path, CONSTANTS) if a.study and r["study"] not in a.study]
         for name in tqdm(a.study or STUDIES, file=sys.stderr):
             rows = list(load(STUDIES[name], a.results)[0].values())
             found += compare(STUDIES[name], rows) if rows else []
         order = list(STUDIES)
-        every = sorted([*kept, *found], key=lambda r: order.index(r["study"]))
-        tables.write(path, every, CONSTANTS)
-    except (RunError, tables.TableError, OSError) as error:
-        print(f"theory.constants: error: {error}", file=sys.stderr)
-        return 2
-    for r in found:
-        print(f"{r['study']:20} {r['n']:8} {r['quantity']:30} {r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]")
-    return 0
+        tables.finish(path, sorted([*kept, *found], key=lambda r: order.index(r["study"])), CONSTANTS)
+        for r in found:
+            print(f"{r['study']:20} {r['n']:8} {r['quantity']:30} {r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]")
+
+    return run(parser.prog, work)
 
 
 if __name__ == "__main__":
