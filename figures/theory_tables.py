@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from common.paths import RESULTS
 from common.streams import stream
 from figures.frames import read
-from theory.rates import MARGIN, Slope, bootstrap_means, local_slopes, slope_of
+from theory.rates import MARGIN, Slope, bootstrap_means, slope_of, slope_over_truths
 from theory.studies import STUDIES, Study
-from theory.tables import COLUMNS, RATES
+from theory.summary import errors_of
+from theory.tables import COLUMNS, CONSTANTS, RATES
 
 FREE = ("sizes", "replicates", "large_replicates", "large_n", "truths", "first_n", "noise", "seed")  # a user may set
 
@@ -54,53 +57,90 @@ class Measured:
         """Share of fits with a certificate."""
         return float((self.rows["status"] == "converged").mean())
 
-    def errors(self, quantity: str) -> dict[int, np.ndarray]:
-        """Errors of the replicates at each n that enters the slope."""
-        n = self.rows["n"]
-        values = np.sqrt(self.rows["over_term"]) if quantity == "sqrt_over_term" else self.rows[quantity]
-        every = {m: values[n == m].to_numpy(float) for m in self.study.sizes if m >= self.study.first_n}
-        return {m: e for m, e in every.items() if (~np.isnan(e)).sum() >= 2}
+    def errors(self, quantity: str) -> list[dict[int, np.ndarray]]:
+        """For each truth, errors of the replicates at each n that enters the slope."""
+        return errors_of(self.study, self._records, quantity, self.study.first_n)
+
+    def pooled(self, quantity: str) -> dict[int, np.ndarray]:
+        """Errors of the replicates of all truths at each n that enters the slope."""
+        every = self.errors(quantity)
+        return {n: np.concatenate([errors[n] for errors in every]) for n in every[0]}
 
     def slope(self, quantity: str) -> Slope:
         """The slope, computed anew from the rows."""
-        return slope_of(self.errors(quantity), self.means(quantity))
+        every = self.errors(quantity)
+        return slope_over_truths(every) if len(every) > 1 else slope_of(every[0], self._means(quantity))
 
     @cached_property
     def bands(self) -> dict[str, tuple[np.ndarray, ...]]:
-        """For each quantity n, mean error, and its 95 % percentile bootstrap interval: (K,) each."""
-        bands = {}
-        for quantity in self.rates:
-            draws = self.means(quantity)
-            sizes = np.array(list(self.errors(quantity)), float)
-            bands[quantity] = sizes, draws[0], *np.percentile(draws[1:], [2.5, 97.5], axis=0)
-        return bands
+        """For each quantity n, mean error, and its 95 % interval: (K,) each; `band`."""
+        return {quantity: self._band(quantity) for quantity in self.rates}
 
-    def means(self, quantity: str) -> np.ndarray:
-        """Mean errors under resampling, drawn once."""
-        if quantity not in self._means:
-            self._means[quantity] = bootstrap_means(self.errors(quantity), self.stream(quantity))
-        return self._means[quantity]
+    def _band(self, quantity: str) -> tuple[np.ndarray, ...]:
+        every = self.errors(quantity)
+        sizes = np.array(list(every[0]), float)
+        if len(every) > 1:
+            return sizes, *over_truths([[np.nanmean(e) for e in errors.values()] for errors in every])
+        draws = self._means(quantity)
+        return sizes, draws[0], *np.percentile(draws[1:], [2.5, 97.5], axis=0)
+
+    def _means(self, quantity: str) -> np.ndarray:
+        """Mean errors of the one truth under resampling, drawn once."""
+        if quantity not in self._drawn:
+            self._drawn[quantity] = bootstrap_means(self.errors(quantity)[0], self.stream(quantity))
+        return self._drawn[quantity]
 
     @cached_property
-    def _means(self) -> dict[str, np.ndarray]:
+    def _drawn(self) -> dict[str, np.ndarray]:
         return {}
+
+    @cached_property
+    def _records(self) -> list[dict]:
+        return self.rows.to_dict("records")
 
     def stream(self, quantity: str) -> np.random.Generator:
         """The bootstrap stream that the slopes of rates.csv were computed with."""
         return stream(self.study.seed, self.study.name, quantity, "bootstrap")
 
 
+def over_truths(means: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Geometric mean over truths of mean errors, (T, K), and its 95 % interval by Student's t on logarithms.
+
+    The mean of the truths' slopes is the slope of these means.
+    """
+    logs = np.log(np.asarray(means, float))
+    half = stdtrit(len(logs) - 1, 0.975) * logs.std(0, ddof=1) / np.sqrt(len(logs))
+    middle = logs.mean(0)
+    return np.exp(middle), np.exp(middle - half), np.exp(middle + half)
+
+
+def results() -> Path:
+    """The folder of results: $ZIA_RESULTS or results/theory."""
+    return Path(os.environ.get("ZIA_RESULTS") or RESULTS / "theory")
+
+
 def load(*names: str) -> dict[str, Measured]:
-    """Studies by name from $ZIA_RESULTS or results/theory.
+    """Studies by name from `results()`, without those that have not been run to their end there; see `absent`.
 
     Raises
     ------
-    FileNotFoundError, ValueError, TableError
-        If a study has not been run to its end there, or its rows are of another configuration than the code's.
+    ValueError, TableError
+        If rows are of another configuration than the code's, or a file is damaged.
     """
-    folder = Path(os.environ.get("ZIA_RESULTS") or RESULTS / "theory")
-    rates = read_rates(folder)
-    return {name: _load(folder, name, rates[rates["study"] == name]) for name in names}
+    rates = read_rates(results())
+    found = {name: _load(results(), name, rates[rates["study"] == name]) for name in names}
+    return {name: measured for name, measured in found.items() if measured is not None}
+
+
+def absent(measured: Mapping[str, Measured], names: Iterable[str]) -> str:
+    """A sentence for readers on the studies that have no rows; empty if all have."""
+    missing = [name for name in names if name not in measured]
+    return f"Not run: `python theory/simulate.py {' '.join(missing)} --full`." if missing else ""
+
+
+def read_constants(folder: Path) -> pd.DataFrame:
+    """constants.csv, which `python -m theory.constants` writes; without rows if it has not been written."""
+    return read(folder / "constants.csv", CONSTANTS, ("study", "quantity"))
 
 
 def read_rows(folder: Path, study: str) -> pd.DataFrame:
@@ -113,10 +153,10 @@ def read_rates(folder: Path) -> pd.DataFrame:
     return read(folder / "rates.csv", RATES, ("study", "quantity", "verdict", "kind"))
 
 
-def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured:
+def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured | None:
     rows = read_rows(folder, name)
     if rows.empty or rates.empty:
-        raise FileNotFoundError(f"{folder} has no finished study {name}; run `python theory/simulate.py {name}` first")
+        return None
     former = json.loads((folder / f"{name}.json").read_text())["configuration"]
     free = {k: former[k] for k in FREE}
     study = replace(STUDIES[name], **free | {"sizes": tuple(free["sizes"])})
@@ -154,7 +194,7 @@ def _account(m: Measured) -> dict:
 
 def verdicts(measured: Mapping[str, Measured]) -> list[dict]:
     """Slopes of each study with intervals and verdicts; theory is NaN where there is no theorem."""
-    columns = ("slope", "low", "high", "theory", "verdict")
+    columns = ("slope", "low", "high", "theory", "kind", "verdict")
     return [
         {"study": name, "quantity": q} | {k: r[k] for k in columns}
         for name, m in measured.items()
@@ -165,13 +205,3 @@ def verdicts(measured: Mapping[str, Measured]) -> list[dict]:
 def meets(rate: Mapping) -> bool:
     """Whether an interval of `verdicts` meets the theory value plus or minus the margin of the verdicts."""
     return rate["low"] <= rate["theory"] + MARGIN and rate["high"] >= rate["theory"] - MARGIN
-
-
-def steps(measured: Mapping[str, Measured], quantities: Iterable[str]) -> list[dict]:
-    """Local slopes: between each n and the next, with intervals."""
-    return [
-        {"study": name, "quantity": q, "from": s.n_min, "to": s.n_max, "slope": s.slope, "low": s.low, "high": s.high}
-        for name, m in measured.items()
-        for q in quantities
-        for s in local_slopes(m.errors(q), m.stream(q))
-    ]

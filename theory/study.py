@@ -8,7 +8,6 @@ import numpy as np
 
 from theory.box import Box
 from theory.identifiability import Report, require
-from theory.misspecified import projection
 from theory.model import MoERegression, Prompts
 from theory.theorems import THEORY, Rate
 from theory.truths import MOVES, SPLITS, Setting, draw_model, draw_prompts
@@ -183,5 +182,7 @@ def _setting(study: Study, number: int) -> Setting:
     at = MOVES[study.moving](model, whole, study.noise)
     if not study.fewer:
         return Setting(model, whole, at, at)
+    from theory.misspecified import projection  # here and not above: it fits, and figures do not
+
     best = projection(model, whole, study.fitted, study.box)
     return Setting(model, whole, at, lambda n: best)
