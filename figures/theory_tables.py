@@ -104,14 +104,11 @@ class Measured:
 
 
 def over_truths(means: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Geometric mean over truths of mean errors, (T, K), and its 95 % interval by Student's t on logarithms.
-
-    The mean of the truths' slopes is the slope of these means.
-    """
-    logs = np.log(np.asarray(means, float))
-    half = stdtrit(len(logs) - 1, 0.975) * logs.std(0, ddof=1) / np.sqrt(len(logs))
-    middle = logs.mean(0)
-    return np.exp(middle), np.exp(middle - half), np.exp(middle + half)
+    """Mean over truths of mean errors, (T, K), and its 95 % interval: Student's t over truths, on the log scale."""
+    means = np.asarray(means, float)
+    middle = means.mean(0)
+    half = stdtrit(len(means) - 1, 0.975) * means.std(0, ddof=1) / np.sqrt(len(means)) / middle
+    return middle, middle * np.exp(-half), middle * np.exp(half)
 
 
 def results() -> Path:
@@ -165,6 +162,42 @@ def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured | None:
         raise ValueError(f"{folder} holds {name} with another {', '.join(differ)} than the code; run it again")
     rows = rows.sort_values(["n", "replicate", "truth"], ignore_index=True)  # the bootstrap is by position
     return Measured(study, rows, {r["quantity"]: r for r in rates.to_dict("records")})
+
+
+def predictions(measured: Mapping[str, Measured], constants: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:
+    """Predicted mean error at each n by (study, quantity), of those studies that are measured."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for r in constants.to_dict("records"):
+        study = measured[r["study"]].study if r["study"] in measured else None
+        if study and r["quantity"] in study.theory:
+            slope = study.theory[r["quantity"]].slope
+            found.setdefault((r["study"], r["quantity"]), {})[r["n"]] = r["predicted"] * r["n"] ** slope
+    return found
+
+
+def scaled(m: Measured, quantity: str, rate: float) -> list[dict]:
+    """n^rate times the mean error at each n: of all fits, of those with a weight at its bound, and of the others.
+
+    With several truths, mean of the truths' means and Student's interval over those that have two such fits; with one,
+    the normal interval over fits. A group without two fits has no line.
+    """
+    bound = m.rows["bound_kinds"].str.split("+").map(lambda kinds: "b" in kinds)
+    found = []
+    for group, rows in (("all", m.rows), ("at a bound", m.rows[bound]), ("free", m.rows[~bound])):
+        for n, here in rows.dropna(subset=quantity).groupby("n"):
+            values = [v * n**rate for _, v in here.groupby("truth")[quantity] if len(v) > 1]
+            if not values or n < m.study.first_n:
+                continue
+            if len(values) > 1:
+                middle, low, high = over_truths([[v.mean()] for v in values])
+            else:
+                half = 1.96 * values[0].std() / np.sqrt(len(values[0]))
+                middle, low, high = ([values[0].mean() + side] for side in (0, -half, half))
+            found.append(
+                {"study": m.study.name, "quantity": quantity, "fits": group, "n": n, "mean": middle[0]}
+                | {"low": low[0], "high": high[0], "count": sum(map(len, values)), "truths": len(values)}
+            )
+    return found
 
 
 def accounts(measured: Mapping[str, Measured]) -> list[dict]:
