@@ -18,12 +18,6 @@ FITS = {
     "at a bound": Mark("a weight at its bound", VERMILION, "s"),
     "free": Mark("no weight at a bound", SKY, "v", True),
 }
-GATE_LOOK = {
-    "over-linear": Mark("zero-init, shared", BLUE, "s"),
-    "over-zero-init-unshared": Mark("zero-init, unshared", SKY, "D", True),
-    "over-joint": Mark("vanilla, shared", BLACK, "o"),
-    "over-joint-unshared": Mark("vanilla, unshared", VERMILION, "X"),
-}
 
 
 def ratios(constants: pd.DataFrame, names: Sequence[str]) -> tuple[Figure, list[dict]]:

@@ -75,6 +75,13 @@ TITLES = {name: mark.label for name, mark in STUDY_LOOK.items()} | {
     "vanishing-gate": r"$\alpha_n=0.8\,(n/316)^{-1/4}$",
 }
 """Of the panels."""
+GATE_LOOK = {
+    "over-linear": Mark("zero-init, shared", BLUE, "s"),
+    "over-zero-init-unshared": Mark("zero-init, unshared", SKY, "D", True),
+    "over-joint": Mark("vanilla, shared", BLACK, "o"),
+    "over-joint-unshared": Mark("vanilla, unshared", VERMILION, "X"),
+}
+
 MINUS = "\N{MINUS SIGN}"
 FRACTIONS = {-0.5: f"{MINUS}1/2", -0.25: f"{MINUS}1/4", round(-1 / 6, 6): f"{MINUS}1/6", 0.0: "0"}
 DASHES, DOTS = (0, (4, 2)), (0, (1, 1.5))
