@@ -23,7 +23,7 @@ LOOK = {
     "exact_prompt_error": Mark(r"$|\hat{p}-p^*|$, cells $|V_j|=1$", SKY, "v"),
     "over_prompt_error": Mark(r"$|\hat{p}-p^*|$, cells $|V_j|>1$", VERMILION, "X"),
     "moving_prompt_error": Mark(r"$|\hat{p}-p^*|$, the two halves", VERMILION, "P"),
-    "value_error": Mark(r"$|\hat{p}^V-p^V|$, values of the halves", PURPLE, "*"),
+    "value_error": Mark(r"$|\hat{p}^V-p^V|$, values of the halves", PURPLE, ">"),
     "over_prompt_error_unweighted": Mark(r"the same without weights", VERMILION, "x"),
     "sqrt_over_term": Mark(r"$(\Sigma\pi|\hat{p}-p^*|^2)^{1/2}$, cells $|V_j|>1$", PURPLE, "d"),
     "gated_prompt_error": Mark(r"$\tanh(\alpha^*)\,|\hat{p}-p^*|$", PURPLE, "h"),
@@ -67,11 +67,11 @@ TITLES = {name: mark.label for name, mark in STUDY_LOOK.items()} | {
     "quarter-rate": r"weights held: $|b|\leq 1$",
     "quarter-rate-3": r"as over-linear: $|b|\leq 3$",
     "quarter-rate-6": r"wide: $|b|\leq 6$",
-    "moving-quarter": r"halves $c\,n^{-1/4}$ apart",
-    "moving-sixth": r"zero-init, shared: halves $c\,n^{-1/6}$ apart",
-    "moving-sixth-joint": r"vanilla, shared: halves $c\,n^{-1/6}$ apart",
-    "moving-unshared": r"vanilla, unshared: keys $c\,n^{-1/2}$ apart",
-    "moving-unshared-zero": r"zero-init, unshared: keys $c\,n^{-1/2}$ apart",
+    "moving-quarter": r"zero-init, shared, $c\,n^{-1/4}$",
+    "moving-sixth": r"zero-init, shared, $c\,n^{-1/6}$",
+    "moving-sixth-joint": r"vanilla, shared, $c\,n^{-1/6}$",
+    "moving-unshared": r"vanilla, unshared, keys $c\,n^{-1/2}$",
+    "moving-unshared-zero": r"zero-init, unshared, keys $c\,n^{-1/2}$",
     "vanishing-gate": r"$\alpha_n=0.8\,(n/316)^{-1/4}$",
 }
 """Of the panels."""
@@ -158,8 +158,8 @@ def by_study(
     predicted: Mapping[tuple[str, str], Mapping[int, float]] = {},
 ) -> tuple[Figure, list[dict]]:
     """A panel for each study, quantities as lines, predictions dashed where there are any, else theory slopes."""
-    rows = -(-(len(names) + 1) // 2)
-    drawn, axes = figure(PAGE, 2.4 * rows, rows, 2)
+    rows, below = -(-len(names) // 2), len(names) % 2 == 0
+    drawn, axes = figure(PAGE, 2.4 * rows + 0.5 * below, rows, 2)
     numbers: list[dict] = []
     for ax, name in zip(axes, names, strict=False):
         if name not in measured:
@@ -173,7 +173,8 @@ def by_study(
     blank(axes[len(names) :])
     shown = [LOOK[q] for q in QUANTITIES if any(r["quantity"] == q for r in numbers)]
     lines = ("fitted", "predicted", "theory") if predicted else ("fitted", "theory")
-    key(axes[len(names)], shown, lines, loc="center", labelspacing=0.5)
+    place = {"loc": "outside lower center", "ncols": 3} if below else {"loc": "center", "labelspacing": 0.5}
+    key(drawn if below else axes[-1], shown, lines, **place)
     for ax in axes[::2]:
         ax.set_ylabel("mean error")
     return drawn, numbers
