@@ -38,7 +38,7 @@ def ratios(constants: pd.DataFrame, names: Sequence[str]) -> tuple[Figure, list[
         for i, q in enumerate(found):
             r = mine[mine["quantity"] == q]
             free = r["predicted_free"] / r["predicted"] if q == "function_error" else r["predicted"] * np.nan
-            intervals(ax, r["n"] * 1.1 ** (i - len(found) // 2), r["ratio"], r["low"], r["high"], LOOK[q])
+            intervals(ax, r["n"] * 1.45 ** ((i + 0.5) / len(found) - 0.5), r["ratio"], r["low"], r["high"], LOOK[q])
             ax.plot(r["n"], free, color=LOOK[q].colour, linestyle=DOTS)
             columns = ["study", "quantity", "n", "simulated", "predicted", "ratio", "low", "high"]
             numbers += r[columns].assign(free=free).to_dict("records")
