@@ -82,5 +82,5 @@ def scaled_errors(
         numbers += mine.to_dict("records")
     for ax, q in zip(axes[:: len(names)], quantities, strict=True):
         ax.set_ylabel(f"$n^{{1/4}}\\times$ {ENDS[q]}")
-    key(drawn, FITS.values(), ("predicted",), loc="outside lower center", ncols=4)
+    key(drawn, FITS.values(), ("constant",), loc="outside lower center", ncols=4)
     return drawn, numbers

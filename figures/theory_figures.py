@@ -138,12 +138,13 @@ def label_ends(
 
 
 def key(target: Axes | Figure, marks: Iterable[Mark], lines: Iterable[str] = (), **kwargs) -> None:
-    """Names of the series; of the lines, if asked for, `fitted`, `theory` or `predicted`."""
+    """Names of the series; of the lines, if asked for, `fitted`, `theory`, `predicted` or `constant`."""
     handles = [Line2D([], [], linestyle="", label=m.label, **m.points) for m in marks]
     words = {
         "fitted": ("fitted: slope at its end", "-", 0.6),
         "theory": ("theory: slope in brackets", DASHES, 1.2),
-        "predicted": ("predicted, without a fit", DASHES, 1.2),
+        "predicted": ("predicted, or theory slope", DASHES, 1.2),
+        "constant": ("predicted, without a fit", DASHES, 1.2),
     }
     for line in lines:
         text, dash, width = words[line]
@@ -172,7 +173,7 @@ def by_study(
         numbers += mine
     blank(axes[len(names) :])
     shown = [LOOK[q] for q in QUANTITIES if any(r["quantity"] == q for r in numbers)]
-    lines = ("fitted", "predicted", "theory") if predicted else ("fitted", "theory")
+    lines = ("fitted", "predicted" if predicted else "theory")
     place = {"loc": "outside lower center", "ncols": 3} if below else {"loc": "center", "labelspacing": 0.5}
     key(drawn if below else axes[-1], shown, lines, **place)
     for ax in axes[::2]:
@@ -202,6 +203,10 @@ def by_quantity(
 def slopes(measured: Mapping[str, Measured], marks: Mapping[str, Mark]) -> tuple[Figure, list[dict]]:
     """Slopes with intervals, quantity by quantity; the band is the theory value plus or minus the verdicts' margin."""
     numbers = verdicts(measured)
+    if not numbers:
+        drawn, (ax,) = figure(COLUMN, 0.9)
+        note(ax, "these studies")
+        return drawn, numbers
     table = pd.DataFrame(numbers)
     names = [q for q in QUANTITIES if any(q in m.rates for m in measured.values())]
     step = 0.8 / len(measured)

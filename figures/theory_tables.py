@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from common.paths import RESULTS
 from common.streams import stream
 from figures.frames import read
-from theory.rates import MARGIN, Slope, bootstrap_means, slope_of, slope_over_truths
+from theory.rates import MARGIN, Slope, bootstrap_means, slope_of, slope_over_truths, verdict
 from theory.studies import STUDIES, Study
 from theory.summary import errors_of
 from theory.tables import COLUMNS, CONSTANTS, RATES
@@ -175,13 +175,18 @@ def predictions(measured: Mapping[str, Measured], constants: pd.DataFrame) -> di
     return found
 
 
+def at_bound(kinds: str) -> bool:
+    """Whether a fit has a weight at its bound, by its cell of `bound_kinds`."""
+    return "b" in kinds.split("+")
+
+
 def scaled(m: Measured, quantity: str, rate: float) -> list[dict]:
     """n^rate times the mean error at each n: of all fits, of those with a weight at its bound, and of the others.
 
     With several truths, mean of the truths' means and Student's interval over those that have two such fits; with one,
     the normal interval over fits. A group without two fits has no line.
     """
-    bound = m.rows["bound_kinds"].str.split("+").map(lambda kinds: "b" in kinds)
+    bound = m.rows["bound_kinds"].map(at_bound)
     found = []
     for group, rows in (("all", m.rows), ("at a bound", m.rows[bound]), ("free", m.rows[~bound])):
         for n, here in rows.dropna(subset=quantity).groupby("n"):
@@ -223,6 +228,17 @@ def _account(m: Measured) -> dict:
         "on the box": int((m.rows["at_bound"] > 0).sum()),
         "configuration": "full" if m.full else "quick or by hand",
     }
+
+
+def verify(measured: Mapping[str, Measured]) -> None:
+    """Raise AssertionError unless rows are complete, and slopes and verdicts are what the rows say."""
+    for name, m in measured.items():
+        assert m.missing == 0, f"{name}: {m.missing} fits of the configuration are missing"
+        for quantity, rate in m.rates.items():
+            again = m.slope(quantity)
+            written = [float(rate[k]) for k in ("slope", "low", "high")]
+            np.testing.assert_allclose([again.slope, again.low, again.high], written, rtol=1e-9)
+            assert rate["verdict"] == verdict(again, m.study.theory.get(quantity)), (name, quantity)
 
 
 def verdicts(measured: Mapping[str, Measured]) -> list[dict]:

@@ -26,7 +26,6 @@ from figures.llm_ablations import OPTIONS, WAYS
 from figures.llm_figures import LOOK
 from figures.paper_numbers import ACCURACY, published_gaps
 from figures.theory_figures import MINUS
-from tests import theory_rows
 from tests.artists import assert_same, bands, curves, intervals, level_intervals, levels, points
 from theory.rates import MARGIN
 from theory.tables import QUANTITIES
@@ -269,20 +268,12 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="session")
-def rows(tmp_path_factory):
-    """A folder of theory rows that no fit has made."""
-    folder = tmp_path_factory.mktemp("theory")
-    theory_rows.write(folder)
-    return folder
-
-
 @pytest.fixture
-def draw(monkeypatch, rows):
+def draw(monkeypatch, theory_folder):
     """Draw a figure: its axes, its numbers, and what was read. The language model's results are the committed ones."""
     from matplotlib import pyplot as plt
 
-    monkeypatch.setenv("ZIA_RESULTS", str(rows))
+    monkeypatch.setenv("ZIA_RESULTS", str(theory_folder))
     monkeypatch.delenv("ZIA_LLM_RESULTS", raising=False)
 
     def draw(name):
