@@ -157,7 +157,7 @@ def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured | None:
     former = json.loads((folder / f"{name}.json").read_text())["configuration"]
     free = {k: former[k] for k in FREE}
     study = replace(STUDIES[name], **free | {"sizes": tuple(free["sizes"])})
-    now = json.loads(json.dumps(study.configuration()))
+    now = json.loads(json.dumps(study.chosen()))
     if differ := [k for k in now if k not in ("about", "quick_sizes", "quick_replicates") and now[k] != former.get(k)]:
         raise ValueError(f"{folder} holds {name} with another {', '.join(differ)} than the code; run it again")
     rows = rows.sort_values(["n", "replicate", "truth"], ignore_index=True)  # the bootstrap is by position

@@ -170,10 +170,14 @@ class Study:
         settings = [self.setting(k) for k in range(self.truths)]
         return [require(s.model, s.whole, self.extra, self.box.prompt, self.expect) for s in settings]
 
+    def chosen(self) -> dict:
+        """Every field."""
+        return asdict(self) | {"sizes": list(self.sizes)}
+
     def configuration(self) -> dict:
         """Everything that its numbers depend on, the first truth included."""
         truth = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self.truth).items()}
-        return asdict(self) | {"sizes": list(self.sizes), "truth": truth}
+        return self.chosen() | {"truth": truth}
 
 
 @lru_cache(maxsize=256)
