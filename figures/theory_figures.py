@@ -125,7 +125,7 @@ def label_ends(
     if not ends:
         return
     bottom, top = np.log10(ax.get_ylim())
-    height = ax.figure.get_figheight() * 72 * 0.72 / ax.get_subplotspec().get_gridspec().nrows  # about, in points
+    height = ax.bbox.height * 72 / ax.figure.dpi  # before layout, in points
     step = 1.15 * size / height
     order = sorted(ends.values(), key=lambda r: r["mean"])
     places = [(np.log10(r["mean"]) - bottom) / (top - bottom) for r in order]

@@ -189,14 +189,16 @@ def scaled(m: Measured, quantity: str, rate: float) -> list[dict]:
     bound = m.rows["bound_kinds"].map(at_bound)
     found = []
     for group, rows in (("all", m.rows), ("at a bound", m.rows[bound]), ("free", m.rows[~bound])):
-        for n, here in rows.dropna(subset=quantity).groupby("n"):
-            values = [v * n**rate for _, v in here.groupby("truth")[quantity] if len(v) > 1]
-            if not values or n < m.study.first_n:
+        here = rows.dropna(subset=[quantity])
+        for n in [n for n in m.study.sizes if n >= m.study.first_n]:
+            every = [v.to_numpy(float) for _, v in here[here["n"] == n].groupby("truth")[quantity]]
+            values = [v * n**rate for v in every if len(v) > 1]
+            if not values:
                 continue
             if len(values) > 1:
                 middle, low, high = over_truths([[v.mean()] for v in values])
             else:
-                half = 1.96 * values[0].std() / np.sqrt(len(values[0]))
+                half = 1.96 * values[0].std(ddof=1) / np.sqrt(len(values[0]))
                 middle, low, high = ([values[0].mean() + side] for side in (0, -half, half))
             found.append(
                 {"study": m.study.name, "quantity": quantity, "fits": group, "n": n, "mean": middle[0]}

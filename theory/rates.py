@@ -9,7 +9,6 @@ each of its own mean errors, and the interval is Student's over truths: what ano
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from scipy.special import stdtrit
@@ -131,12 +130,6 @@ def slope_over_truths(truths: Sequence[Errors], logarithm: bool = False) -> Slop
     half = stdtrit(len(every) - 1, 0.975) * every.std(ddof=1) / np.sqrt(len(every))
     middle = float(every.mean())
     return Slope(middle, middle - half, middle + half, min(sizes), max(sizes), _least(truths), len(truths))
-
-
-def local_slopes(errors: Errors, rng: np.random.Generator) -> list[Slope]:
-    """Slope between each n and the next: where the curve stands, and where it is heading."""
-    sizes = list(errors)
-    return [slope({n: errors[n] for n in pair}, rng) for pair in pairwise(sizes)]
 
 
 def verdict(measured: Slope, theory: Rate | float | None) -> str:
