@@ -42,7 +42,7 @@ def ratios(constants: pd.DataFrame, names: Sequence[str]) -> tuple[Figure, list[
             ax.plot(r["n"], free, color=LOOK[q].colour, linestyle=DOTS)
             columns = ["study", "quantity", "n", "simulated", "predicted", "ratio", "low", "high"]
             numbers += r[columns].assign(free=free).to_dict("records")
-        ax.set(xscale="log", title=TITLES[name], xlabel="$n$", ylim=(0.7, 1.3))
+        ax.set(xscale="log", title=TITLES.get(name, name), xlabel="$n$", ylim=(0.7, 1.3))
         ax.title.set_fontsize(7)
         ax.xaxis.set_minor_formatter(NullFormatter())
     blank(axes[len(names) :])
@@ -77,7 +77,7 @@ def scaled_errors(
             intervals(ax, r["n"] * 1.12 ** (i - 1), r["mean"], r["low"], r["high"], mark)
         line = mine.drop_duplicates("n")
         ax.plot(line["n"], line["predicted"], color=BLACK, linestyle=DASHES, linewidth=1.2, zorder=4)
-        ax.set(xscale="log", yscale="log", title=TITLES[name], xlabel="$n$")
+        ax.set(xscale="log", yscale="log", title=TITLES.get(name, name), xlabel="$n$")
         ax.xaxis.set_minor_formatter(NullFormatter())
         numbers += mine.to_dict("records")
     for ax, q in zip(axes[:: len(names)], quantities, strict=True):

@@ -168,7 +168,7 @@ def by_study(
             continue
         m = measured[name]
         mine = [r for q in quantities if q in m.rates for r in curve(ax, m, q, LOOK[q], predicted.get((name, q), {}))]
-        ax.set(title=TITLES[name], xlabel="$n$")
+        ax.set(title=TITLES.get(name, name), xlabel="$n$")
         label_ends(ax, mine, lambda r: ENDS[r["quantity"]], lambda r: LOOK[r["quantity"]].colour)
         numbers += mine
     blank(axes[len(names) :])
