@@ -26,6 +26,17 @@ def read(path: Path, columns: Collection[str] | Mapping[str, tables.Column], wor
     return frame.fillna(dict.fromkeys(words, ""))
 
 
+def table(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown under this line of heads."""
+    lines = [head, "|---" * (head.count("|") - 1) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
+    return "\n".join(lines)
+
+
+def hours(rows: pd.DataFrame) -> float:
+    """Core hours of runs."""
+    return rows["seconds"].sum() / 3600
+
+
 def show(rows: Iterable[Mapping]) -> str:
     """A table in Markdown; floats with three decimals."""
     rows = list(rows)

@@ -8,7 +8,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,74 +16,17 @@ import pandas as pd
 from common.arguments import Parser
 from common.paths import RESULTS, ROOT
 from common.records import write_atomic
+from figures.frames import hours, table
 from figures.llm_tables import judged, runs
-from figures.theory_tables import read_rates, read_rows
+from figures.theory_report import certificates, constants, more_rates, quick, rates
 from llm.world.claims import ORDER, interval
 from llm.world.experiments import MAIN
-from theory.studies import STUDIES
-from theory.tables import QUANTITIES
 
-HEADS = ("function", "D", "gate", "weights", "prompts, single", "prompts, shared cell")
 ARM_WORDS = {"linear": "linear", "nonlinear": "non-linear", "random_init": "random-init"}
 PAIRS = [(first, second) for first, second, _ in ORDER]
-MARKS = {"consistent": "=", "faster": "<", "slower": ">", "not resolved": "?", "no theorem": ""}
 
 
 NO_STUDY = "Not run: `python llm/study.py --full`."
-
-
-def table(head: str, rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown under this line of heads."""
-    lines = [head, "|---" * (head.count("|") - 1) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
-    return "\n".join(lines)
-
-
-def quick() -> str:
-    """What the quick twins print, its last line (seconds and machine) first."""
-    path = RESULTS / "quick" / "table.txt"
-    if not path.exists():
-        return "Not run: `python theory/simulate.py --out results/quick`."
-    text = path.read_text()
-    return f"In {text.splitlines()[-1]}:\n\n```\n{text}```"
-
-
-def rates() -> str:
-    """One line a study: slope, 95 % interval and verdict of each quantity."""
-    slopes = read_rates(RESULTS / "theory")
-    cells = {(r["study"], r["quantity"]): _slope(r) for r in slopes.to_dict("records")}
-    lines = [(name, *(cells.get((name, quantity), "") for quantity in QUANTITIES)) for name in STUDIES]
-    tested = slopes.dropna(subset="theory")
-    covered = ((tested["low"] <= tested["theory"]) & (tested["theory"] <= tested["high"])).sum()
-    counts = ", ".join(
-        f"{(tested['verdict'] == word).sum()} {word} ({MARKS[word]})"
-        for word in ("consistent", "faster", "slower", "not resolved")
-    )
-    should = round(0.95 * len(tested))
-    return (
-        table("| study | " + " | ".join(HEADS) + " |", lines) + f"\n\n{covered} of {len(tested)} intervals cover the "
-        f"theory value ({should} should, were it the exact slope); {counts}."
-    )
-
-
-def _slope(row: dict) -> str:
-    mark = MARKS[row["verdict"]]
-    return f"{row['slope']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" + (f" {mark}" if mark else "")
-
-
-def certificates() -> str:
-    """Outcomes of the fits, and what they cost."""
-    head = "| study | fits | converged | other | above the truth | restarted | median passes | core hours |"
-    return table(head, map(_certificates, STUDIES))
-
-
-def _certificates(name: str) -> list[str]:
-    rows = read_rows(RESULTS / "theory", name)
-    if rows.empty:
-        return [name, f"not run: `python theory/simulate.py {name} --full`", *[""] * 6]
-    converged, above = ((rows["status"] == word).sum() for word in ("converged", "above_truth"))
-    passes = rows["iterations"].quantile(0.5, interpolation="higher")
-    counts = (len(rows), converged, len(rows) - converged - above, above, (rows["restarts"] > 0).sum(), passes)
-    return [name, *map(str, counts), f"{_hours(rows):.2f}"]
 
 
 def benchmarks() -> str:
@@ -138,7 +81,7 @@ def arms() -> str:
     return table(head, lines) + (
         f"\n\nThe base before tuning: {untuned['accuracy']:.3f} (multiple choice: {untuned['multiple_choice']:.3f}, "
         f"chance {untuned['chance']:.3f}). {rows['seed'].nunique()} seeds, "
-        f"{rows['steps'].iloc[0]} steps a run, {_hours(rows):.1f} core hours."
+        f"{rows['steps'].iloc[0]} steps a run, {hours(rows):.1f} core hours."
     )
 
 
@@ -187,7 +130,7 @@ def ablations() -> str:
         start = (ablation, setting, str(world), arm, f"{own['learning_rate'].iloc[0]:g}", str(own["seed"].nunique()))
         lines.append((*start, *_accuracies(own, fractions)))
     head = "| ablation | setting | world | arm | rate | seeds | " + " | ".join(f"{f:.0%}" for f in fractions) + " |"
-    return table(head, lines) + f"\n\n{len(rows)} runs, {_hours(rows):.1f} core hours."
+    return table(head, lines) + f"\n\n{len(rows)} runs, {hours(rows):.1f} core hours."
 
 
 def _accuracies(rows: pd.DataFrame, fractions: Sequence[float]) -> list[str]:
@@ -195,10 +138,6 @@ def _accuracies(rows: pd.DataFrame, fractions: Sequence[float]) -> list[str]:
     values = {fraction: v.to_numpy() for fraction, v in rows.groupby("fraction")["accuracy"]}
     intervals = [interval(values.get(fraction, np.array([]))) for fraction in fractions]
     return ["" if np.isnan(mean) else f"{mean:.3f} ± {(high - low) / 2:.3f}" for mean, low, high in intervals]
-
-
-def _hours(rows: pd.DataFrame) -> float:
-    return rows["seconds"].sum() / 3600
 
 
 def batches() -> str:
@@ -239,10 +178,8 @@ def real() -> str:
     ) + table("| protocol | task | items | do not fit | linear | non-linear | oracle ceiling |", lines)
 
 
-BLOCKS = {
-    f.__name__: f
-    for f in (quick, rates, certificates, benchmarks, attention, arms, verdicts, claims, ablations, batches, real)
-}
+THEORY = (quick, rates, more_rates, constants, certificates)
+BLOCKS = {f.__name__: f for f in (*THEORY, benchmarks, attention, arms, verdicts, claims, ablations, batches, real)}
 
 
 def filled(text: str) -> str:

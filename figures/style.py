@@ -90,8 +90,14 @@ def save(drawn: Figure, name: str, numbers: Sequence[Mapping]) -> None:
     """
     folder = Path(os.environ.get("ZIA_FIGURES") or FIGURES)
     folder.mkdir(parents=True, exist_ok=True)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
     drawn.draw_without_rendering()
-    drawn.set_layout_engine("none")  # laid out once, not once for each file
-    drawn.savefig(folder / f"{name}.png", metadata={"Software": None})
-    drawn.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    tables.write(folder / f"{name}.csv", numbers, list(numbers[0]))
+    drawn.set_layout_engine("none")  # laid out once, not once for each file; `savefig` would draw each file twice
+    drawn.set_dpi(RC["savefig.dpi"])
+    FigureCanvasAgg(drawn).print_png(folder / f"{name}.png", metadata={"Software": None})
+    FigureCanvasPdf(drawn).print_pdf(
+        folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+    )
+    tables.write(folder / f"{name}.csv", numbers, list(numbers[0]) if numbers else ["study"])

@@ -1,7 +1,8 @@
-"""Every figure shows the numbers that it returns, on the committed results; and a value drawn elsewhere is seen."""
+"""Every figure shows the numbers that it returns; and a value drawn elsewhere is seen."""
 
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyBboxPatch
 
-from common.paths import FIGURES, ROOT
-from figures import llm_ablations, llm_figures, llm_tables, method_diagram, paper_tables, theory_figures, theory_tables
+from common.paths import ROOT
+from figures import (
+    llm_ablations,
+    llm_figures,
+    llm_tables,
+    method_diagram,
+    paper_tables,
+    theory_constants,
+    theory_figures,
+    theory_tables,
+)
 from figures.llm_ablations import OPTIONS, WAYS
 from figures.llm_figures import LOOK
 from figures.paper_numbers import ACCURACY, published_gaps
+from figures.theory_figures import MINUS
 from tests.artists import assert_same, bands, curves, intervals, level_intervals, levels, points
 from theory.rates import MARGIN
 from theory.tables import QUANTITIES
@@ -32,41 +43,62 @@ def logged(rows):
 # theory ---------------------------------------------------------------------------------------------------------------
 
 
-def check_curves(axes, table, by):
-    for ax, (_, rows) in zip(axes, table.groupby(by, sort=False), strict=False):
+def panels(axes, table, by, names):
+    """Each panel with its rows; a panel without rows shows nothing but words."""
+    for ax, name in zip(axes, names, strict=False):
+        rows = table[table[by] == name]
+        if rows.empty:
+            assert len(ax.lines) == len(ax.collections) == 0
+            assert [text.get_text() for text in ax.texts] == [f"{name}: not run"]
+        else:
+            yield ax, rows
+    for ax in axes[len(names) :]:
+        assert len(ax.lines) == len(ax.collections) == 0
+
+
+def check_curves(axes, table, by, names):
+    for ax, rows in panels(axes, table, by, names):
         assert_same(points(ax), rows[["n", "mean"]])
         assert_same(bands(ax), rows[["n", "low", "high"]])
         drawn = [rows[["n", column]].to_numpy() for column in ("fitted", "theory")]
         assert_same(curves(ax), np.concatenate([line[np.isfinite(line).all(1)] for line in drawn]))
-    for ax in axes[table[by].nunique() :]:
-        assert len(ax.lines) == len(ax.collections) == 0
+        ends = rows.groupby(["study", "quantity"]).last()
+        words = [f"{slope:.2f}".replace("-", MINUS) for slope in ends["slope"]]
+        shown = [text.get_text() for text in ax.texts]
+        assert len(shown) == len(words)
+        assert all(any(word in text for text in shown) for word in words)
 
 
-def check_by_study(axes, table, measured):
-    check_curves(axes, table, "study")
+def check_by_study(names):
+    return lambda axes, table, measured: check_curves(axes, table, "study", names)
 
 
 def check_by_quantity(axes, table, measured):
-    check_curves(axes, table, "quantity")
+    check_curves(axes, table, "quantity", QUANTITIES[:2])
 
 
 def check_ratios(axes, table, measured):
-    for ax, (_, rows) in zip(axes, table.groupby("study", sort=False), strict=False):
+    for ax, rows in panels(axes, table, "study", RATIOS):
         assert_same(logged(points(ax)), logged(rows[["n", "ratio"]]), BESIDE)
         assert_same(logged(intervals(ax)), logged(rows[["n", "low", "high"]]), BESIDE)
+        free = rows[["n", "free"]].dropna()
+        assert_same(curves(ax), free)
         assert levels(ax) == [1]
 
 
-def check_local(axes, table, measured):
-    middle = table.assign(n=np.sqrt(table["from"] * table["to"]))
-    for ax, (_, rows) in zip(axes, middle.groupby("study", sort=False), strict=True):
-        assert_same(logged(points(ax)), logged(rows[["n", "slope"]]), BESIDE)
+def check_scaled_errors(axes, table, measured):
+    for ax, (q, name) in zip(axes, product(SHARED, QUARTER), strict=True):
+        rows = table[(table["study"] == name) & (table["quantity"] == q)]
+        assert set(rows["fits"]) == set(theory_constants.FITS)
+        assert_same(logged(points(ax)), logged(rows[["n", "mean"]]), BESIDE)
         assert_same(logged(intervals(ax)), logged(rows[["n", "low", "high"]]), BESIDE)
+        assert_same(curves(ax), rows[["n", "predicted"]].dropna().drop_duplicates())
 
 
 def check_slopes(axes, table, measured):
     (ax,) = axes
-    rows = table.assign(y=[QUANTITIES.index(q) for q in table["quantity"]])
+    names = [q for q in QUANTITIES if (table["quantity"] == q).any()]
+    rows = table.assign(y=[names.index(q) for q in table["quantity"]])
     assert_same(points(ax)[:, ::-1], rows[["y", "slope"]], 0.45)
     ends = curves(ax).reshape(-1, 2, 2)
     level = ends[:, 0, 1] == ends[:, 1, 1]
@@ -170,24 +202,54 @@ def check_diagram(axes, table, measured):
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def constants():
-    table = pd.read_csv(FIGURES / "exact_constants.csv")
-    return {study: dict(zip(r["quantity"], r["constant"], strict=True)) for study, r in table.groupby("study")}
-
-
 EXACT = ("exact-linear", "exact-tanh", "exact-gelu", "exact-mlp", "exact-linear-global")
 OVER = ("over-linear", "over-tanh", "over-linear-two")
 GATES = tuple(theory_figures.GATE_LOOK)
 PAIRS = ("exact-linear", "exact-tanh", "over-linear", "over-tanh")
-NAMES = ("function_error", "voronoi", "exact_prompt_error", "over_prompt_error")
-LOCAL = ("function_error", "exact_prompt_error", "over_prompt_error")
+MOVING = ("moving-sixth", "moving-unshared-zero", "moving-sixth-joint", "moving-unshared")
+MOVED = ("function_error", "moving_prompt_error", "value_error")
+QUARTER = ("quarter-rate", "quarter-rate-3", "quarter-rate-6")
+SHARED = ("over_prompt_error", "over_prompt_error_unweighted")
+RATIOS = (*EXACT, *OVER, "under", "vanishing-gate")
 f, g = theory_figures, llm_figures
+
+
+def predicted(measured):
+    return theory_tables.predictions(measured, constants())
+
+
+def constants():
+    return theory_tables.read_constants(theory_tables.results())
+
+
 # name: studies (none: those of the language model), how to draw, how to check, what is drawn with
 CASES = {
-    "by_study": (EXACT, lambda m: f.by_study(m, constants()), check_by_study, ("plot", "fill_between")),
-    "ratios": (EXACT, lambda m: f.ratios(m, constants()), check_ratios, ("plot", "vlines")),
-    "over_specified": (OVER, f.over_specified, check_by_study, ("plot", "fill_between")),
-    "local": (OVER, lambda m: f.local(m, LOCAL), check_local, ("plot", "vlines")),
+    "by_study": (
+        EXACT,
+        lambda m: f.by_study(m, EXACT, predicted=predicted(m)),
+        check_by_study(EXACT),
+        ("plot", "fill_between"),
+    ),
+    "over_specified": (OVER, lambda m: f.by_study(m, OVER), check_by_study(OVER), ("plot", "fill_between")),
+    "moving": (
+        MOVING,
+        lambda m: f.by_study(m, MOVING, MOVED, predicted(m)),
+        check_by_study(MOVING),
+        ("plot", "fill_between"),
+    ),
+    "absent": (OVER[:1], lambda m: f.by_study(m, OVER), check_by_study(OVER), ()),
+    "ratios": (
+        RATIOS,
+        lambda m: theory_constants.ratios(constants(), RATIOS),
+        check_ratios,
+        ("plot", "vlines", "axhline"),
+    ),
+    "scaled_errors": (
+        QUARTER,
+        lambda m: theory_constants.scaled_errors(m, QUARTER, SHARED, constants()),
+        check_scaled_errors,
+        ("plot", "vlines"),
+    ),
     "by_quantity": (
         GATES,
         lambda m: f.by_quantity(m, f.GATE_LOOK, QUANTITIES[:2]),
@@ -207,12 +269,12 @@ CASES = {
 
 
 @pytest.fixture
-def draw(monkeypatch):
-    """Draw a figure from the committed results: its axes, its numbers, and the results."""
+def draw(monkeypatch, theory_folder):
+    """Draw a figure: its axes, its numbers, and what was read. The language model's results are the committed ones."""
     from matplotlib import pyplot as plt
 
-    for name in ("ZIA_RESULTS", "ZIA_LLM_RESULTS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ZIA_RESULTS", str(theory_folder))
+    monkeypatch.delenv("ZIA_LLM_RESULTS", raising=False)
 
     def draw(name):
         studies, function, *_ = CASES[name]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from theory.rates import Slope, local_slopes, slope, slope_over_truths, verdict
+from theory.rates import Slope, slope, slope_over_truths, verdict
 from theory.tables import VERDICTS
 from theory.theorems import Rate
 
@@ -20,7 +20,6 @@ def test_exact_power_law():
     assert (found.n_min, found.n_max, found.replicates) == (1000, 100_000, 5)
     with_log = {n: np.full(5, (np.log(n) / n) ** 0.25) for n in SIZES}
     assert slope(with_log, np.random.default_rng(0), logarithm=True).slope == pytest.approx(-0.25, abs=1e-12)
-    assert [s.slope for s in local_slopes(errors, np.random.default_rng(0))] == pytest.approx([-0.5, -0.5])
 
 
 def test_interval_covers_as_often_as_it_says():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from theory.constants import prediction
 from theory.study import Study
@@ -108,7 +108,7 @@ def constant(study: Study, rows: Sequence[dict], quantity: str) -> tuple[float, 
         second += [k.get(f"{quantity}_free", k[quantity]) / k[quantity] for k in known.values()]
     if len(ratios) > 1:
         means = np.array([r.mean() for r in ratios])
-        half = student.ppf(0.975, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+        half = stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / np.sqrt(len(means))
     else:
         means, half = ratios[0], 1.96 * ratios[0].std(ddof=1) / np.sqrt(len(ratios[0]))
     middle = float(means.mean())

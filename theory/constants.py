@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from tqdm import tqdm
 
 from common import tables
@@ -105,7 +105,7 @@ def _compared(study: Study, n: int, quantity: str, values: list[np.ndarray], kno
     means = np.array([v.mean() for v in values])
     ratio = means / predicted
     if len(values) > 1:
-        half = student.ppf(0.975, len(ratio) - 1) * ratio.std(ddof=1) / np.sqrt(len(ratio))
+        half = stdtrit(len(ratio) - 1, 0.975) * ratio.std(ddof=1) / np.sqrt(len(ratio))
     else:
         half = 1.96 * values[0].std(ddof=1) / np.sqrt(len(values[0])) / predicted[0]
     free = [k[f"{quantity}_free"] for k in known if f"{quantity}_free" in k]

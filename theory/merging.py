@@ -12,12 +12,17 @@ weights that the box allows, are where a descent with one prompt more begins: fa
 same formula has the second derivative along the line between the two (the n^-1/4 phenomenon).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from theory.model import Prompts
-from theory.problem import LeastSquares
+
+if TYPE_CHECKING:  # numba comes with it, for which tables and figures would wait
+    from theory.problem import LeastSquares
 
 FAR, BESIDE = 64, 32  # places tried: anywhere in the box, and around each prompt
 NEAREST, FARTHEST = 0.1, 1.5  # distances of the latter

@@ -9,10 +9,9 @@ each of its own mean errors, and the interval is Student's over truths: what ano
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from theory.theorems import Rate
 
@@ -128,15 +127,9 @@ def slope_over_truths(truths: Sequence[Errors], logarithm: bool = False) -> Slop
         raise ValueError(f"all truths must have the same sizes; got {[list(errors) for errors in truths]}")
     means = np.array([[values.mean() for values in sound(errors).values()] for errors in truths])
     every = _line(sizes, means, logarithm)
-    half = student.ppf(0.975, len(every) - 1) * every.std(ddof=1) / np.sqrt(len(every))
+    half = stdtrit(len(every) - 1, 0.975) * every.std(ddof=1) / np.sqrt(len(every))
     middle = float(every.mean())
     return Slope(middle, middle - half, middle + half, min(sizes), max(sizes), _least(truths), len(truths))
-
-
-def local_slopes(errors: Errors, rng: np.random.Generator) -> list[Slope]:
-    """Slope between each n and the next: where the curve stands, and where it is heading."""
-    sizes = list(errors)
-    return [slope({n: errors[n] for n in pair}, rng) for pair in pairwise(sizes)]
 
 
 def verdict(measured: Slope, theory: Rate | float | None) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 
 from theory.box import Box
 from theory.identifiability import Report, require
-from theory.misspecified import projection
 from theory.model import MoERegression, Prompts
 from theory.theorems import THEORY, Rate
 from theory.truths import MOVES, SPLITS, Setting, draw_model, draw_prompts
@@ -171,10 +170,14 @@ class Study:
         settings = [self.setting(k) for k in range(self.truths)]
         return [require(s.model, s.whole, self.extra, self.box.prompt, self.expect) for s in settings]
 
+    def chosen(self) -> dict:
+        """Every field."""
+        return asdict(self) | {"sizes": list(self.sizes)}
+
     def configuration(self) -> dict:
         """Everything that its numbers depend on, the first truth included."""
         truth = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self.truth).items()}
-        return asdict(self) | {"sizes": list(self.sizes), "truth": truth}
+        return self.chosen() | {"truth": truth}
 
 
 @lru_cache(maxsize=256)
@@ -183,5 +186,7 @@ def _setting(study: Study, number: int) -> Setting:
     at = MOVES[study.moving](model, whole, study.noise)
     if not study.fewer:
         return Setting(model, whole, at, at)
+    from theory.misspecified import projection  # here and not above: it fits, and figures do not
+
     best = projection(model, whole, study.fitted, study.box)
     return Setting(model, whole, at, lambda n: best)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import null_space
-from scipy.stats import qmc
 
 from common.streams import stream
 from theory.jacobian import jacobian
@@ -111,6 +110,8 @@ class Moments:
     """
 
     def __init__(self, model: MoERegression, whole: Prompts):
+        from scipy.stats import qmc  # here and not above: it takes half a second
+
         self.model, self.whole = model, whole
         self.x = qmc.MultivariateNormalQMC(np.zeros(model.d), rng=stream(0, "moments")).random(POINTS)
         self.tangent = _span(jacobian(model, self.x, whole) / np.sqrt(POINTS))

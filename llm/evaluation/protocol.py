@@ -21,16 +21,10 @@ from tqdm import tqdm
 from common import journal
 from llm.data.tokens import check_ids, token_ids
 from llm.evaluation.decoding import Answer, Decoding, generate
+from llm.evaluation.questions import MARKER, prompt
 from llm.evaluation.tasks import Item
 from llm.methods.loading import context_length, vocabulary_size
 
-PROMPT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the multiple-choice question{about}.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:"
-)
-QUESTION = "\nQuestion: {question}\n\nOptions:\n\n{options}"
-MARKER = "### Response:"
 # Why an answer is right or wrong, in the order in which the rules apply.
 SEVERAL, SIMILAR, CONTAINED, NEITHER = (
     "contains several options",
@@ -46,22 +40,6 @@ class Score(NamedTuple):
 
     right: bool
     reason: str
-
-
-def prompt(item: Item, preface: str = "") -> str:
-    """The text that a model answers.
-
-    Parameters
-    ----------
-    item : Item
-        Its subject, if it has one, is named as the data set does, with underscores.
-    preface : str
-        A sentence before the question. The published code has one for TruthfulQA, which the paper does not mention.
-    """
-    options = "\n".join(f"- {option}" for option in item.options)
-    question = QUESTION.format(question=item.question, options=options)
-    about = f" about {item.subject}" if item.subject else ""
-    return PROMPT.format(about=about, instruction=f"{preface}\n{question}" if preface else question)
 
 
 def score(text: str, options: Sequence[str], gold: int) -> Score:
