@@ -62,6 +62,7 @@ def test_ranks_against_derivatives_of_the_attention_module(family, options, seen
     row = row_of(shape, folder)
     assert (row["seen"], row["value_free_of_key"], row["source"]) == (seen, free, "weights")
     assert (shape.seen, shape.seen - shape.keys) == (seen, free)
+    assert row["saved"] == counted(shape)["saved"] == 10 * (40 - min(40, 2 * shape.values))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     for layer in model.model.layers:
         attention = layer.self_attn

@@ -24,7 +24,7 @@ from common.streams import stream
 from common.tables import Column
 from theory.shapes import NETWORK, SHAPES, Shape, counted
 
-FULL_RANK = 1e-6  # singular values below this share of the largest count as 0
+FULL_RANK = 1e-10  # singular values below this share of the largest count as 0
 _NAME = re.compile(r"layers\.(\d+)\.self_attn\.(k_proj|v_proj|qkv_proj)\.weight$")
 _COUNT, _SOME = Column("integer", 0), Column("integer", 0, also=("",))
 _CONDITION = Column("number", 1, also=("",))
@@ -128,6 +128,7 @@ def measure(shape: Shape, W_k: np.ndarray, W_v: np.ndarray) -> dict[str, float]:
     head, at a random prompt. `network_rank` is the rank of key and value in the 64 numbers of a random last linear map
     of the published non-linear prompts.
     """
+    found = {"linear": rank_and_condition(np.vstack([W_k, W_v]))[0]}
     if shape.normalised:
         key = (W_k @ stream(0, "prompt").standard_normal(shape.hidden)).reshape(shape.kv_heads, -1, 1)
         unit = key / np.linalg.norm(key, axis=1, keepdims=True)
@@ -136,7 +137,7 @@ def measure(shape: Shape, W_k: np.ndarray, W_v: np.ndarray) -> dict[str, float]:
     both = np.vstack([W_k, W_v])
     rank, condition = rank_and_condition(both)
     network = stream(0, "network").standard_normal((shape.hidden, NETWORK))
-    found = {"seen": rank, "keys": rank_and_condition(W_k)[0], "condition": condition}
+    found |= {"seen": rank, "keys": rank_and_condition(W_k)[0], "condition": condition}
     found["network_rank"] = rank_and_condition(both @ network)[0]
     cut = (W.reshape(shape.kv_heads, shape.head_dim, shape.hidden) for W in (W_k, W_v))
     each = [rank_and_condition(np.vstack(pair)) for pair in zip(*cut, strict=True)]
@@ -150,7 +151,7 @@ def row_of(shape: Shape, folder: Path | None) -> dict:
     if not layers:
         return counted(shape) | {"source": "dimensions"} | dict.fromkeys(MEASURED)
     low, high = ({name: pick(found[name] for found in layers) for name in layers[0]} for pick in (min, max))
-    return counted(shape, int(low["seen"]), int(low["keys"])) | {
+    return counted(shape, (int(low["seen"]), int(low["keys"]), int(low["linear"]))) | {
         "source": "weights",
         "network_rank": low["network_rank"],
         "condition_low": round(low["condition"], 2),

@@ -53,6 +53,11 @@ class Shape:
         return min(self.hidden, self.values - self.normalised * self.kv_heads)
 
     @property
+    def linear(self) -> int:
+        """Rank of W_k and W_v together: what the projections see, before keys are normalised."""
+        return min(self.hidden, 2 * self.values)
+
+    @property
     def seen(self) -> int:
         """Rank of key and value in the prompt."""
         return min(self.hidden, self.values - self.normalised * self.kv_heads + self.values)
@@ -81,12 +86,13 @@ SHAPES = (
 )
 
 
-def counted(shape: Shape, seen: int | None = None, keys: int | None = None) -> dict:
-    """Columns of the table that follow from a shape, and from the ranks of its weights where these were measured.
+def counted(shape: Shape, ranks: tuple[int, int, int] | None = None) -> dict:
+    """Columns of the table that follow from a shape, or from its measured ranks (seen, keys, linear).
 
-    `prompt_numbers` is what the published linear prompts train, `saved` how many of these no layer sees.
+    `prompt_numbers` is what the published linear prompts train, `saved` how many of these could be left out: those that
+    no projection sees. (The size of a key that is normalised is not seen either, but is no linear part of a prompt.)
     """
-    seen, keys = shape.seen if seen is None else seen, shape.keys if keys is None else keys
+    seen, keys, linear = ranks or (shape.seen, shape.keys, shape.linear)
     prompts = LENGTH * max(shape.layers - UNADAPTED, 1)
     return {
         **{name: getattr(shape, name) for name in Shape.__dataclass_fields__},
@@ -98,5 +104,5 @@ def counted(shape: Shape, seen: int | None = None, keys: int | None = None) -> d
         "network_seen": min(NETWORK, seen),
         "network_value_free_of_key": min(NETWORK, seen) - min(NETWORK, keys),
         "prompt_numbers": prompts * shape.hidden,
-        "saved": prompts * (shape.hidden - seen),
+        "saved": prompts * (shape.hidden - linear),
     }
