@@ -99,7 +99,7 @@ def test_condition_by_hand(tmp_path):
     row = row_of(shape, folder)
     assert (row["condition_low"], row["condition_high"]) == (2.0, 8.0)
     assert (row["head_rank"], row["head_condition_high"], row["network_rank"]) == (20, 8.0, 20)
-    assert rank_and_condition(np.diag([3.0, 1.0, 1e-9])) == (2, 3.0)
+    assert rank_and_condition(np.diag([3.0, 1.0, 1e-11])) == (2, 3.0)
 
 
 def test_command(tmp_path, capsys):
