@@ -17,6 +17,7 @@ from common.arguments import Parser
 from common.paths import RESULTS, ROOT
 from common.records import write_atomic
 from figures.llm_tables import judged, runs
+from figures.theory_practice import real_models_table, training_table
 from figures.theory_tables import read_rates, read_rows
 from llm.world.claims import ORDER, interval
 from llm.world.experiments import MAIN
@@ -240,7 +241,10 @@ def real() -> str:
 
 BLOCKS = {
     f.__name__: f
-    for f in (quick, rates, certificates, benchmarks, attention, arms, verdicts, claims, ablations, batches, real)
+    for f in (
+        *(quick, rates, certificates, benchmarks, attention, arms, verdicts, claims, ablations, batches, real),
+        *(training_table, real_models_table),
+    )
 }
 
 

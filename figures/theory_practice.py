@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from scipy.special import stdtrit
 
 from common.paths import RESULTS
-from figures.frames import read
+from figures.frames import read, show
 from figures.style import BLACK, BLUE, COLUMN, GRAY, PAGE, SKY, VERMILION, Mark, figure
 from theory.training import ACTIVATIONS, ARMS, CLAIMS, OPTIMISERS, ROWS, SETTING
 
@@ -24,6 +24,7 @@ SHARED = {
     "free": Mark("key and value free of each other", VERMILION, "X"),
     "bound": Mark("key and value bound together", BLUE, "s"),
 }
+OTHERS = ("random_init", "random_gate")
 SAME = 0.1  # noise variances: a local minimum so near least squares is taken for it
 
 
@@ -122,7 +123,7 @@ def real_models(rows: pd.DataFrame) -> tuple[Figure, list[dict]]:
     table["prompts"] = np.where(table["value_free_of_key"] == table["value_numbers"], "free", "bound")
     table = table.sort_values(["share", "model"], kind="stable", ignore_index=True)
     drawn, (ax,) = figure(COLUMN + 1.2, 0.8 + 0.19 * len(table))
-    for i, r in table.iterrows():
+    for i, r in enumerate(table.to_dict("records")):
         mark = SHARED[r["prompts"]]
         ax.hlines(i, 0, r["share"], color=mark.colour, linewidth=0.8)
         ax.plot(r["share"], i, linestyle="", **mark.points)
@@ -136,3 +137,41 @@ def real_models(rows: pd.DataFrame) -> tuple[Figure, list[dict]]:
     drawn.legend(handles=handles, loc="outside lower center", ncols=1)
     columns = ["model", "seen", "hidden", "share", "prompts", "keys_normalised", "source"]
     return drawn, table[columns].to_dict("records")
+
+
+def training_table() -> str:
+    """Every claim of the study `training` in Markdown, and what they say together."""
+    from theory.stability import verdict  # scipy.stats takes a second
+
+    claims = load_claims()
+    lines = []
+    for (activation, optimiser, quantity), pair in claims.groupby(["activation", "optimiser", "quantity"], sort=False):
+        line = {"prompts": NAMES[str(activation)], "descent": NAMES[str(optimiser)], "share of runs": quantity}
+        line["zero_init"] = f"{pair['zero_init'].iloc[0]:.2f}"
+        for c in pair.to_dict("records"):
+            line[c["against"]] = f"{c['other']:.2f}"
+            line[f"less {c['against']}"] = f"{c['difference']:+.2f} [{c['low']:+.2f}, {c['high']:+.2f}] {c['verdict']}"
+        lines.append(line)
+    sums = [f"Zero-initialisation stabilises training, {verdict(claims.to_dict('records'), arm)}." for arm in OTHERS]
+    return "\n\n".join([show(lines), *sums])
+
+
+def real_models_table() -> str:
+    """What real models see of a prompt, in Markdown."""
+    lines = []
+    for r in load_models().to_dict("records"):
+        low, high = r["condition_low"], r["condition_high"]
+        lines.append(
+            {
+                "model": r["model"] + (" (weights)" if r["source"] == "weights" else ""),
+                "keys normalised": r["keys_normalised"],
+                "kv heads x size": f"{r['kv_heads']} x {r['head_dim']}",
+                "seen of hidden": f"{r['seen']:,} of {r['hidden']:,}",
+                "value free of key": f"{r['value_free_of_key']:,} of {r['value_numbers']:,}",
+                "non-linear: seen, value free": f"{r['network_seen']}, {r['network_value_free_of_key']}",
+                "linear prompts train": f"{r['prompt_numbers']:,}",
+                "could be left out": f"{r['saved']:,}",
+                "condition": "" if np.isnan(low) else f"{low:,.0f} to {high:,.0f}",
+            }
+        )
+    return show(lines)
