@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import tables
 from common.arguments import CommandError
+from common.paths import RESULTS, SCRATCH
 from theory.real import COLUMNS, main, projections, rank_and_condition, row_of, shape_of
 from theory.shapes import SHAPES, Shape, counted
 
@@ -141,3 +142,15 @@ def test_stories260k():
     row = row_of(shape_of(folder, "stories260K"), folder)
     assert (row["seen"], row["hidden"], row["value_free_of_key"], row["head_rank"]) == (64, 64, 32, 16)
     assert row["condition_high"] > 100
+
+
+@pytest.mark.real
+def test_smollm2():
+    """The committed row of SmolLM2, measured again."""
+    folder = SCRATCH / "models" / "smollm2"
+    if not folder.exists():
+        pytest.skip("needs SmolLM2: python llm/base.py smollm2")
+    committed = next(r for r in tables.read(RESULTS / "theory" / "real_models.csv", COLUMNS) if r["model"] == "smollm2")
+    row = row_of(shape_of(folder, "smollm2"), folder)
+    for name, value in row.items():
+        assert committed[name] == str(value) or float(committed[name]) == pytest.approx(value, rel=1e-3), name
