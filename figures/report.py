@@ -18,6 +18,7 @@ from common.paths import RESULTS, ROOT
 from common.records import write_atomic
 from figures.frames import hours, table
 from figures.llm_tables import judged, runs
+from figures.theory_practice import real_models_table, training_table
 from figures.theory_report import certificates, constants, more_rates, quick, rates
 from llm.world.claims import ORDER, interval
 from llm.world.experiments import MAIN
@@ -178,7 +179,7 @@ def real() -> str:
     ) + table("| protocol | task | items | do not fit | linear | non-linear | oracle ceiling |", lines)
 
 
-THEORY = (quick, rates, more_rates, constants, certificates)
+THEORY = (quick, rates, more_rates, constants, certificates, training_table, real_models_table)
 BLOCKS = {f.__name__: f for f in (*THEORY, benchmarks, attention, arms, verdicts, claims, ablations, batches, real)}
 
 

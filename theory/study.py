@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from common import seals
+from theory import heads
 from theory.box import Box
 from theory.identifiability import Report, require
 from theory.model import MoERegression, Prompts
@@ -59,6 +61,8 @@ class Study:
         Number of truths, each with a model and prompts of its own; of a seed, truth 0 is the same for any number.
     large_n : int
         From here on there are large_replicates.
+    head : str, optional
+        The real head whose model every truth has, by the name of its model in `theory.heads`; d and d_out are its own.
 
     Raises
     ------
@@ -92,6 +96,7 @@ class Study:
     moving: str = ""
     truths: int = 1
     large_n: int = 100_000
+    head: str | None = None
 
     def __post_init__(self) -> None:
         least = {"d": 1, "d_out": 1, "L": 1, "extra": 0, "fewer": 0, "truths": 1, "replicates": 1, "seed": 0}
@@ -118,12 +123,19 @@ class Study:
             raise ValueError(f"sizes must increase; got {self.sizes}")
         if not (np.isfinite([*self.spread, self.apart]).all() and self.spread[0] < self.spread[1] and self.apart >= 0):
             raise ValueError(f"spread must increase and apart be 0 or more; got {self.spread} and {self.apart!r}")
-        for number in range(self.truths):
+        for number in range(0 if self.head else self.truths):  # a head's file is read when it is needed
             self.drawn(number)
 
     def drawn(self, number: int) -> tuple[MoERegression, Prompts]:
         """Model and true prompts of this number, before they move."""
-        model = draw_model(self.d, self.d_out, self.activation, self.gate, self.seed, number)
+        if self.head:
+            model = heads.load(heads.path_of(self.head)).model(self.activation, self.gate)
+            if (model.d, model.d_out) != (self.d, self.d_out):
+                raise ValueError(
+                    f"d and d_out of head {self.head} are {model.d}, {model.d_out}; got {self.d}, {self.d_out}"
+                )
+        else:
+            model = draw_model(self.d, self.d_out, self.activation, self.gate, self.seed, number)
         return model, draw_prompts(model, self.L, self.spread, self.apart, self.seed, number)
 
     def setting(self, number: int = 0) -> Setting:
@@ -177,7 +189,8 @@ class Study:
     def configuration(self) -> dict:
         """Everything that its numbers depend on, the first truth included."""
         truth = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self.truth).items()}
-        return self.chosen() | {"truth": truth}
+        head = {"head_sha256": seals.digest(heads.path_of(self.head))} if self.head else {}
+        return self.chosen() | {"truth": truth} | head
 
 
 @lru_cache(maxsize=256)
