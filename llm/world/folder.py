@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common.checks import number, whole
 from common.paths import RESULTS
 from common.records import provenance, write_atomic
 from common.texts import read_json
@@ -30,9 +30,7 @@ class Pretraining:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            least = 1 if isinstance(field.default, int) else 0
-            if not least <= getattr(self, field.name) < math.inf:
-                raise ValueError(f"{field.name} must be at least {least}, and finite; got {getattr(self, field.name)}")
+            (whole if isinstance(field.default, int) else number)(field.name, getattr(self, field.name))
         if self.hidden % (2 * self.heads):
             raise ValueError(f"hidden must be a multiple of twice heads, {2 * self.heads}; got {self.hidden}")
 
