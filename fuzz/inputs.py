@@ -31,10 +31,11 @@ PIECE = 20  # cases of one piece of work
 
 def sources() -> dict[str, tuple[int, Callable[[Any], Case]]]:
     """Entries by name: how many cases, and a case of a random generator."""
-    from fuzz import of_commands, of_files, of_llm, of_theory
+    from fuzz import of_commands, of_common, of_files, of_llm, of_studies, of_theory, of_zeroinit
 
     found: dict[str, tuple[int, Callable[[Any], Case]]] = {}
-    for entry in (*of_theory.ENTRIES, *of_llm.ENTRIES):
+    rooms = of_zeroinit, of_theory, of_studies, of_llm, of_common
+    for entry in (entry for room in rooms for entry in room.ENTRIES):
         found[entry.name] = round(FUNCTIONS * entry.weight), entry.case
     for command in of_commands.COMMANDS:
         found[command.name] = COMMANDS, lambda rng, command=command: of_commands.case(command, rng)

@@ -91,12 +91,15 @@ def judge(case: Case) -> str:
 
 
 def in_words(error: BaseException) -> bool:
-    """Whether the project itself says, in one line, what is wrong; or the system names a file."""
-    text = str(error)
+    """Whether a line of the project raises the error, in one line of words; or the system names a file.
+
+    What Python or a library raises is no such thing, even if a line of the project calls it.
+    """
     if isinstance(error, OSError) and error.filename is not None:
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(text.strip()) and "\n" not in text and frames[-1].filename.startswith(OURS)
+    text, last = str(error), traceback.extract_tb(error.__traceback__)[-1]
+    by_us = last.filename.startswith(OURS) and (last.line or "").startswith("raise")
+    return by_us and bool(text.strip()) and "\n" not in text
 
 
 def _last(error: BaseException) -> str:

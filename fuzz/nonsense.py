@@ -15,7 +15,7 @@ NO_NUMBER = ("x", None, math.nan, math.inf, -math.inf, [1.0, 2.0], 1j, {}, "1", 
 NO_COUNT = (-1, 2.5, math.nan, "3", [2], {}, 1j, -(10**30))
 NO_TEXT = (None, 3, 2.5, ["a"], {}, b"a")
 NO_OBJECT = (None, 3, "x", [1], {}, math.nan)
-NO_NAME = ("", "none of these", 3, None, math.nan, "Linear ")
+NO_NAME = ("", "none of these", 3, None, math.nan, "Linear ", ["linear"])
 
 
 def not_array(rng: Random, array: np.ndarray) -> Any:

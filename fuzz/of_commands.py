@@ -14,7 +14,7 @@ from typing import Any
 
 from fuzz.judge import Case, Refused
 from fuzz.nonsense import Random, pick
-from fuzz.of_llm import SMALL, base
+from fuzz.samples import SMALL, base
 from llm import evaluate, finetune, generate, pretrain, study
 from llm.world import folder as worlds
 from llm.world.folder import Pretraining

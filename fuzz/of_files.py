@@ -16,7 +16,7 @@ import zeroinit
 from common import journal, seals, tables
 from fuzz.judge import Case
 from fuzz.nonsense import Random, pick
-from fuzz.of_llm import SMALL, adapted, base, logits, rows
+from fuzz.samples import SMALL, adapted, base, logits, rows
 from llm.data.rows import read as read_rows
 from llm.methods import loading, registry, tensors
 from llm.training import checkpoints

@@ -7,13 +7,11 @@ import numpy as np
 
 from fuzz.nonsense import NO_COUNT, NO_NAME, NO_NUMBER, NO_OBJECT, Entry, Random, not_array, pick
 from theory.activations import ACTIVATIONS, activation
-from theory.attention import head_to_model, rotations
+from theory.box import Box
 from theory.estimate import fit
-from theory.identifiability import check as identify
+from theory.identifiability import IdentifiabilityError, require
 from theory.jacobian import jacobian
 from theory.model import GATES, MoERegression, Prompts
-from theory.problem import Box
-from theory.rates import slope
 from theory.starts import anywhere, near
 from theory.voronoi import voronoi_loss
 
@@ -48,7 +46,7 @@ def literal(model: MoERegression, x: np.ndarray, prompts: Prompts) -> np.ndarray
         text = np.array([row @ A @ row for A in model.A]) + model.a
         own = key @ model.B.T @ row + prompts.b
         experts, mine = model.eta @ row, value @ model.C.T
-        if model.joint:
+        if prompts.alpha is None:
             w = np.exp(np.r_[text, own] - max(text.max(), own.max()))
             rows.append(w / w.sum() @ np.r_[experts, mine])
         else:
@@ -83,7 +81,7 @@ def _at(rng: Random) -> dict[str, Any]:
 
 def _other(rng: Random, given: dict[str, Any]) -> Any:
     """Prompts of another model, or none."""
-    prompts = given.get("prompts", given.get("truth"))
+    prompts: Any = given.get("prompts", given.get("truth"))
     wider = Prompts(
         np.hstack([prompts.p, prompts.p[:, :1]]), prompts.b, prompts.alpha,
         None if prompts.p_value is None else np.hstack([prompts.p_value, prompts.p[:, :1]]),
@@ -94,14 +92,19 @@ def _other(rng: Random, given: dict[str, Any]) -> Any:
 
 
 def _difference(given: dict[str, Any], found: np.ndarray) -> str | None:
-    """The Jacobian against differences, in the direction of the first bias."""
+    """The Jacobian against differences of f, coordinate by coordinate."""
     model, x, q = given["model"], given["x"], given["prompts"]
-    step = np.zeros(len(q))
-    step[0] = 1e-6
-    moved = (model(x, replace(q, b=q.b + step)) - model(x, replace(q, b=q.b - step))).ravel() / 2e-6
-    flat = np.asarray(found).reshape(moved.size, -1)
-    error = np.abs(flat - moved[:, None]).max(0).min()
-    return None if error < 1e-5 * max(1, np.abs(moved).max()) else f"no column is the derivative by b[0]: {error}"
+    fields = ["p", *(["p_value"] if model.unshared else []), "b", *([] if model.joint else ["alpha"])]
+    columns = []
+    for name in fields:
+        value = np.atleast_1d(getattr(q, name))
+        for place in np.ndindex(value.shape):
+            step = np.zeros(value.shape)
+            step[place] = 1e-6
+            above, below = (model(x, replace(q, **{name: value + s})) for s in (step, -step))
+            columns.append((above - below).ravel() / 2e-6)
+    # A leaky unit has a corner at 0, which a difference may straddle.
+    return close(found, np.stack(columns, 1), 1e-5 * max(1, float(np.abs(found).max())))
 
 
 def _fit(rng: Random) -> dict[str, Any]:
@@ -140,21 +143,6 @@ def _symmetric(given: dict[str, Any], found: Any) -> str | None:
     return close(found.total, again.total) or close(zero, 0) or (None if found.total >= 0 else "a negative loss")
 
 
-def _errors(rng: Random) -> dict[str, Any]:
-    rate, sizes = rng.uniform(-1, 0.2), np.unique(rng.integers(10, 10**6, size=5))
-    noise = np.exp(0.1 * rng.standard_normal(6))
-    if len(sizes) < 2:
-        sizes = np.array([10, 100])
-    return {"errors": {int(n): float(n) ** rate * noise for n in sizes}, "rng": np.random.default_rng(1), "rate": rate}
-
-
-def _bad_errors(rng: Random, given: dict[str, Any]) -> Any:
-    errors = given["errors"]
-    first = next(iter(errors))
-    values = (0.0, -1.0, np.inf)
-    return pick(rng, ({}, {first: errors[first]}, errors | {first: errors[first] * pick(rng, values)}, None))
-
-
 def _model_and_box(rng: Random) -> dict[str, Any]:
     model = MoERegression(**parts(rng))
     return {"model": model, "size": int(rng.integers(1, 5)), "box": Box(), "rng": rng, "count": int(rng.integers(1, 4))}
@@ -165,9 +153,47 @@ def _inside(given: dict[str, Any], found: list[Prompts]) -> str | None:
     return None if len(found) == given["count"] and largest <= given["box"].prompt else f"{found} is outside the box"
 
 
-def _head(rng: Random) -> dict[str, Any]:
-    heads = {name: rng.standard_normal((6, 2)) for name in ("W_q", "W_k", "W_v")}
-    return heads | {"tokens": int(rng.integers(1, 4))}
+def _sample(rng: Random) -> dict[str, Any]:
+    model, prompts = problem(rng)
+    return {
+        "model": model,
+        "prompts": prompts,
+        "noise": 0.1,
+        "n": int(rng.integers(1, 60)),
+        "seed": int(rng.integers(99)),
+    }
+
+
+def _sampled(model: Any, prompts: Any, noise: Any, n: Any, seed: int, chunk: Any = 16) -> tuple[np.ndarray, np.ndarray]:
+    x, y = zip(*model.sample(prompts, noise, n, np.random.default_rng(seed), chunk), strict=True)
+    return np.concatenate(x), np.concatenate(y)
+
+
+def _noisy(given: dict[str, Any], found: tuple[np.ndarray, np.ndarray]) -> str | None:
+    """As many rows as asked for; without noise, f itself."""
+    x, y = _sampled(**given | {"noise": 0})
+    most = np.abs(found[1] - literal(given["model"], found[0], given["prompts"])).max()
+    if len(found[0]) != given["n"] or most > 8 * given["noise"]:
+        return f"{len(found[0])} rows, up to {most} from f"
+    return close(y, literal(given["model"], x, given["prompts"]))
+
+
+def _identified(model: Any, truth: Any, **options: Any) -> Any:
+    """The report, also where it stops."""
+    try:
+        return require(model, truth, **options)
+    except IdentifiabilityError as error:
+        return str(error)
+
+
+def _ranked(given: dict[str, Any], found: Any) -> str | None:
+    """The rank of the Jacobian, by differences in place of the formula."""
+    if isinstance(found, str):
+        return None if "the truth is not identified" in found and "To change: " in found else found
+    model, truth = given["model"], given["truth"]
+    gauges = sum(gauge.directions.shape[1] for gauge in found.gauges)
+    size = truth.atoms.size + len(truth) + (not model.joint)
+    return None if found.rank <= size - gauges else f"rank {found.rank} of {size} with {gauges} gauges"
 
 
 POSITIVE = (0.0, -1.0, *NO_NUMBER[:6])
@@ -206,17 +232,12 @@ ENTRIES = (
           {"truth": NO_OBJECT, "size": (0, *NO_COUNT), "jitter": (-0.1, *NO_NUMBER[:6])},
           lambda given, found: None if len(found) == 4 else f"{len(found)} prompts"),
     Entry("theory.starts.anywhere", anywhere, _model_and_box, {"size": (0, *NO_COUNT), "count": (0, *NO_COUNT)}, _inside),
-    Entry("theory.rates.slope", lambda errors, rng, rate=0: slope(errors, rng), _errors, {"errors": _bad_errors},
-          lambda given, found: close(found.slope, given["rate"], 1e-8)),
     Entry("theory.jacobian", jacobian, _at,
           {"x": lambda rng, given: not_array(rng, given["x"]), "prompts": _other}, _difference),
-    Entry("theory.identifiability.check", identify,
-          lambda rng: dict(zip(("model", "truth"), problem(rng), strict=True)), {"truth": _other}, share=0.5, weight=0.5),
+    Entry("theory.identifiability.require", _identified,
+          lambda rng: dict(zip(("model", "truth"), problem(rng), strict=True)),
+          {"truth": _other, "over": NO_COUNT, "bound": POSITIVE, "expect": (("none",), ("",))}, _ranked, weight=0.5),
     Entry("theory.activation", activation, lambda rng: {"name": pick(rng, list(ACTIVATIONS)), "m": 3}, {"name": NO_NAME}),
-    Entry("theory.attention.rotations", rotations,
-          lambda rng: {"positions": np.arange(3), "head_size": 4}, {"head_size": (0, 3, *NO_COUNT)},
-          lambda given, found: close(np.einsum("nij,nkj->nik", found, found), np.eye(4)[None].repeat(3, 0))),
-    Entry("theory.attention.head_to_model", head_to_model, _head,
-          {name: lambda rng, given, name=name: not_array(rng, given[name]) for name in ("W_q", "W_k")}
-          | {"tokens": (0, *NO_COUNT), "query": (99, *NO_COUNT), "activation": NO_NAME, "gate": NO_NAME}),
+    Entry("theory.MoERegression.sample", _sampled, _sample,
+          {"prompts": _other, "noise": (-0.1, *NO_NUMBER), "n": (0, *NO_COUNT), "chunk": (0, *NO_COUNT)}, _noisy),
 )  # fmt: skip

@@ -102,8 +102,9 @@ def pack(examples: Sequence[Example], length: int = 512) -> list[Example]:
     Raises
     ------
     ValueError
-        If an example is longer.
+        If an example is longer, or the length no whole number of at least 1.
     """
+    whole("length", length)
     longest = max((len(example["input_ids"]) for example in examples), default=0)
     if longest > length:
         raise ValueError(
