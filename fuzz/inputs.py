@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a wrong device is one that is not there
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
@@ -31,16 +32,16 @@ PIECE = 20  # cases of one piece of work
 
 def sources() -> dict[str, tuple[int, Callable[[Any], Case]]]:
     """Entries by name: how many cases, and a case of a random generator."""
-    from fuzz import of_commands, of_common, of_files, of_llm, of_studies, of_theory, of_zeroinit
+    from fuzz import damages, lines, of_commands, of_common, of_files, of_llm, of_studies, of_theory, of_zeroinit
 
     found: dict[str, tuple[int, Callable[[Any], Case]]] = {}
     rooms = of_zeroinit, of_theory, of_studies, of_llm, of_common
     for entry in (entry for room in rooms for entry in room.ENTRIES):
         found[entry.name] = round(FUNCTIONS * entry.weight), entry.case
     for command in of_commands.COMMANDS:
-        found[command.name] = COMMANDS, lambda rng, command=command: of_commands.case(command, rng)
+        found[command.name] = COMMANDS, lambda rng, command=command: lines.case(command, rng)
     for kind in of_files.KINDS:
-        found[f"file: {kind.name}"] = FILES, lambda rng, kind=kind: of_files.case(kind, rng)
+        found[f"file: {kind.name}"] = FILES, lambda rng, kind=kind: damages.case(kind, rng)
     return found
 
 

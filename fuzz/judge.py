@@ -17,7 +17,7 @@ from common.arguments import CommandError
 from common.paths import ROOT
 
 PATIENCE = 120  # seconds, after which a case hangs
-OURS = tuple(str(ROOT / room) + os.sep for room in ("zeroinit", "theory", "llm", "common"))
+OURS = tuple(str(ROOT / room) + os.sep for room in ("zeroinit", "theory", "llm", "common", "figures"))
 REFUSALS = (ValueError, TypeError, OSError, CommandError, MemoryError)
 
 

@@ -1,51 +1,55 @@
-"""Command lines, run in this process: each mistake is one line and exit code 2, and nothing is written."""
+"""The commands, a command line that each takes, and mistakes in it."""
 
-import contextlib
-import io
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-from fuzz.judge import Case, Refused
-from fuzz.nonsense import Random, pick
-from fuzz.samples import SMALL, base
-from llm import evaluate, finetune, generate, pretrain, study
-from llm.world import folder as worlds
-from llm.world.folder import Pretraining
-from theory import simulate
-from zeroinit import convert, gates
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 
 COUNTS = ("0", "-1", "2.5", "x", "", "nan", "-99999999999999999999999", "1e3", " ", "0x10")
 SEEDS = COUNTS[1:]
 SHARES = ("0", "-1", "1.5", "nan", "inf", "x", "")
 POSITIVE = ("0", "-1", "nan", "inf", "-inf", "x", "", "1e999")
-NAMES = ("none of these", "", " ", "--", "ä")
+WORDS = ("none of these", "", " ", "ä")
+NAMES = (*WORDS, "--")
 FOLDERS = ("", " ", "FILE", "FILE/below", "a\0b")
 ABSENT = ("/no/such/place", "./none", "", " ", "FILE")
 MODELS = ("/no/such/model", "./none/at/all", "", "FILE", "EMPTY")
-SETS = ("depth=3", "layers", "layers=0", "layers=-1", "layers=99", "layers=x", "prompt_length=0", "prompt_length=nan",
-        "=3", "prompt_length=" + "9" * 30, "layers=[1]", "initial_scale=-1", "initial_scale=inf", "gate=none")  # fmt: skip
+SETS = (
+    *("depth=3", "layers", "layers=0", "layers=-1", "layers=99", "layers=x", "layers=[1]", "=3", "gate=none"),
+    *("prompt_length=0", "prompt_length=nan", "prompt_length=" + "9" * 30, "initial_scale=-1", "initial_scale=inf"),
+)
 
 
 @dataclass(frozen=True)
 class Command:
     """A command, a command line that it takes, and what its options may not be.
 
-    Words in capitals are places: OUT is to be written, BASE a model, DATA its rows, TASKS a folder with tasks, FILE a
-    file of somebody, EMPTY an empty folder.
+    Words in capitals are places: OUT is to be written, BASE a model, ADAPTER one for it, DATA its rows, TASKS a folder
+    with tasks, FILE a file of somebody, EMPTY an empty folder.
+
+    Attributes
+    ----------
+    name : str
+        A file, or the module that `python -m` runs; more words are for people.
+    valid : sequence of str
+    wrong : mapping
+        Option -> values that it must not have; a number is the place of a word in `valid`, and "" a word in front.
+    runs : sequence of sequence of str
+        Options behind the valid ones with which it must end well; alone, if the first one is --help or --list.
     """
 
     name: str
-    main: Callable[[Sequence[str]], int]
     valid: Sequence[str]
-    wrong: Mapping[str, Sequence[str]]
-    runs: Sequence[Sequence[str]] = field(default=(("--help",),))
+    wrong: Mapping[str | int, Sequence[str]]
+    runs: Sequence[Sequence[str]] = (("--help",),)
+
+    @property
+    def module(self) -> str:
+        """The module with its `main`."""
+        return self.name.split()[0].removesuffix(".py").replace("/", ".")
+
+    def main(self, argv: Sequence[str]) -> int | None:
+        """Run it in this process."""
+        return import_module(self.module).main(argv)
 
 
 MODEL = ("--model", "BASE", "--device", "cpu")
@@ -53,7 +57,6 @@ SHORT = ("--model", "BASE", "--data", "DATA", "--steps", "2", "--batch-size", "4
 COMMANDS = (
     Command(
         "theory/simulate.py",
-        simulate.main,
         ("exact-linear", "--sizes", "40", "80", "--replicates", "2", "--workers", "1", "--out", "OUT"),
         {
             "": NAMES,
@@ -69,7 +72,6 @@ COMMANDS = (
     ),
     Command(
         "llm/study.py",
-        study.main,
         ("--workers", "1", "--out", "OUT"),
         {
             "": NAMES,
@@ -83,7 +85,6 @@ COMMANDS = (
     ),
     Command(
         "llm/finetune.py",
-        finetune.main,
         ("mini-linear", *SHORT, "--set", "layers=2", "--out", "OUT", "--result", "OUT/result.json"),
         {
             "--method": (*NAMES, "bitfit"),
@@ -111,7 +112,6 @@ COMMANDS = (
     ),
     Command(
         "llm/pretrain.py",
-        pretrain.main,
         ("--train", "6", "--validation", "1", "--test", "1", "--asked", "2", "--steps", "1", "--out", "OUT"),
         {
             **{f"--{name}": COUNTS for name in ("train", "validation", "test", "asked", "steps", "batch-size")},
@@ -125,7 +125,6 @@ COMMANDS = (
     ),
     Command(
         "llm/evaluate.py",
-        evaluate.main,
         (
             *MODEL,
             "--protocol",
@@ -160,7 +159,6 @@ COMMANDS = (
     ),
     Command(
         "llm/generate.py",
-        generate.main,
         (*MODEL, "--file", "DATA", "--out", "OUT/answers.jsonl", "--max-new-tokens", "2"),
         {
             "--model": MODELS,
@@ -176,81 +174,52 @@ COMMANDS = (
         },
         (("--help",), ()),
     ),
-    Command("zeroinit.gates", gates.main, ("EMPTY", "--out", "OUT"), {"": MODELS, "--out": ("", "FILE")}),
+    Command(
+        "zeroinit.gates",
+        ("ADAPTER", "--out", "OUT"),
+        {0: MODELS, "--out": ("", " ", "FILE", "FILE/below", "a\0b"), "--none": NAMES},
+        (("--help",), ()),
+    ),
     Command(
         "zeroinit.convert",
-        convert.main,
-        ("to-linear", "EMPTY", "OUT"),
-        {"": NAMES, "--none": NAMES},
+        ("to-linear", "ADAPTER", "OUT"),
+        {
+            0: (*NAMES, "from-peft", "from-published"),
+            1: MODELS,
+            2: ("", " ", "FILE", "FILE/below", "BASE"),
+            "--none": NAMES,
+        },
+        (("--help",), ()),
     ),
+    Command(
+        "theory.constants",
+        ("exact-linear", "--results", "EMPTY", "--out", "OUT/constants.csv"),
+        {0: NAMES, "--results": FOLDERS, "--out": ("", " ", "EMPTY", "FILE/below")},
+    ),
+    Command("theory.cases", (), {"": WORDS, "--none": WORDS}),
+    Command("llm.training.counts", (), {"": WORDS, "--none": WORDS}),
+    Command(
+        "llm/base.py",
+        ("EMPTY", "--out", "OUT"),
+        {0: (*MODELS, "none/at/all"), "--file": NAMES, "--out": FOLDERS, "--none": NAMES},
+    ),
+    Command(
+        "llm/study.py --base",
+        ("--base", "BASE", "--data", "TASKS", "--workers", "1", "--out", "OUT"),
+        {
+            **{name: COUNTS for name in ("--workers", "--sample", "--epochs", "--seeds")},
+            "--base": (*MODELS, *NAMES),
+            "--data": ("", "FILE", "EMPTY", "/no/such"),
+            "--device": (*NAMES, "cuda"),
+            "--tables": NAMES,
+            "--out": FOLDERS,
+        },
+    ),
+    Command("common.seals", ("FILE.json",), {0: ("/no/such.csv", "EMPTY", "", "FILE/below"), "--none": NAMES}),
+    Command(
+        "figures/draw.py",
+        ("--out", "OUT"),
+        {"": NAMES, "--results": FOLDERS, "--llm-results": FOLDERS, "--workers": COUNTS, "--out": FOLDERS},
+    ),
+    Command("figures/report.py", ("--check",), {"": NAMES, "--none": NAMES}, (("--help",), ())),
 )
-
-
-@cache
-def places() -> dict[str, str]:
-    """Models, data and other places that cases share; what they should not change is looked at after each."""
-    root = Path(tempfile.mkdtemp())
-    made = {name: str(root / name.lower()) for name in ("BASE", "TASKS", "EMPTY")}
-    worlds.write(base(), SMALL, Pretraining(hidden=16, layers=3, heads=2), [], Path(made["BASE"]))
-    Path(made["TASKS"]).mkdir()
-    Path(made["EMPTY"]).mkdir()
-    item = {
-        "id": "q1",
-        "question": {"stem": "Who?", "choices": [{"text": "one", "label": "A"}, {"text": "two", "label": "B"}]},
-        "answerKey": "A",
-    }
-    lines = "".join(json.dumps(item | {"id": f"q{n}"}) + "\n" for n in range(3))
-    Path(made["TASKS"], "ARC-Easy-Test.jsonl").write_text(lines)
-    rows = root / "data.json"
-    rows.write_text(json.dumps(SMALL.instructions()[:20]))
-    somebody = root / "file"
-    somebody.write_text("of somebody")
-    return made | {"DATA": str(rows), "FILE": str(somebody)}
-
-
-def case(command: Command, rng: Random) -> Case:
-    """A command line with one or two mistakes, or none."""
-    if rng.random() < 0.04:
-        more = pick(rng, command.runs)
-        words = [*more] if more and more[0] in ("--help", "--list") else [*command.valid, *more]
-        return _case(command, words, "right" if command.valid[0] not in ("EMPTY", "to-linear") or more else "refused")
-    words = list(command.valid)
-    for _ in range(int(rng.integers(1, 3))):
-        option = pick(rng, list(command.wrong))
-        value = pick(rng, command.wrong[option])
-        words = [*words, option, value] if option else [value, *words]
-    return _case(command, words, "refused")
-
-
-def _case(command: Command, words: list[str], expected: str) -> Case:
-    out = Path(tempfile.mkdtemp()) / "out"
-    known = places() | {"OUT": str(out)}
-
-    def fill(word: str) -> str:
-        first, slash, rest = word.partition("/")
-        return known.get(first, first) + slash + rest
-
-    argv = [fill(word) for word in words]
-
-    def call() -> Any:
-        text, error = io.StringIO(), io.StringIO()
-        try:
-            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(error):
-                code = command.main(argv)
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            shutil.rmtree(out.parent, ignore_errors=True)
-        if code == 2:
-            said = [line for line in error.getvalue().replace("\r", "\n").split("\n") if ": error: " in line]
-            last = error.getvalue().rstrip("\n").replace("\r", "\n").rsplit("\n", 1)[-1]
-            if len(said) == 1 and said[0] == last and "Traceback" not in error.getvalue():
-                return Refused(said[0])
-            return f"exit code 2 after {error.getvalue()[-300:]!r}"
-        return code
-
-    def check(code: Any) -> str | None:
-        kept = Path(known["FILE"]).read_text() == "of somebody" and not os.listdir(known["EMPTY"])
-        return None if code in (0, None) and kept else f"exit code {code}" if kept else "a file of somebody is changed"
-
-    return Case(" ".join([command.name, *words]).replace("\0", "NUL"), call, expected, check)

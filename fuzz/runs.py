@@ -67,7 +67,7 @@ def _json(path: Path) -> Any:
 def base() -> Path:
     """A tiny base with its world, its instructions and three questions of ARC."""
     sys.path[:0] = [str(ROOT)]
-    from fuzz.of_commands import places
+    from fuzz.lines import places
 
     made = places()
     folder = Path(made["BASE"])

@@ -6,11 +6,13 @@ Frozen, so that the numbers in the text can be computed again:
 """
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from common.arguments import Parser
 from common.paths import RESULTS
 from common.records import provenance, write_atomic
 from common.streams import stream
@@ -232,14 +234,16 @@ def _row(record: dict) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the records with their provenance, and print the tables of docs/identifiability.md."""
+    Parser(prog="python -m theory.cases", description=__doc__).parse_args(argv)
     choice = [least_squares_choice(n) for n in (1000, 10_000)]
     configuration = {"seed": SEED, "ranks": RANKS, "heads": HEADS, "layers": LAYERS}
     result = {"configuration": configuration, "provenance": provenance(), "cases": measure(), "choice": choice}
     write_atomic(FILE, json.dumps(result, indent=1) + "\n")
     print("\n\n".join(f"{group}\n\n{table}" for group, table in tables(result).items()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -115,7 +115,11 @@ class Study:
         for name, known in {"start": STARTS, "moving": MOVES, "theory_of": THEORY}.items():
             if getattr(self, name) not in list(known):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {getattr(self, name)!r}")
-        if not isinstance(self.sizes, tuple) or not self.sizes or any(not isinstance(n, int) or n < 1 for n in self.sizes):
+        if (
+            not isinstance(self.sizes, tuple)
+            or not self.sizes
+            or any(not isinstance(n, int) or n < 1 for n in self.sizes)
+        ):
             raise ValueError(f"sizes must be whole numbers of 1 or more; got {self.sizes!r}")
         if any(m >= n for m, n in pairwise(self.sizes)):
             raise ValueError(f"sizes must increase; got {self.sizes}")

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common import seals
 from common.checks import number, whole
 from common.paths import RESULTS
 from common.records import provenance, write_atomic
-from common.texts import read_json
 from llm.world.world import World
 
 WORLDS = RESULTS / "llm" / "worlds"
@@ -41,12 +41,16 @@ def write(model: Any, world: World, settings: Pretraining, curve: list[dict], fo
     world.tokenizer().save_pretrained(folder)
     write_atomic(folder / INSTRUCTIONS_NAME, json.dumps(world.instructions(), indent=0) + "\n")
     text = {"world": asdict(world), "pretraining": asdict(settings), "curve": curve, "provenance": provenance()}
-    write_atomic(folder / CONFIG_NAME, json.dumps(text, indent=1) + "\n")
+    write_atomic(folder / CONFIG_NAME, seals.sealed(text | {"weights": _weights(folder)}))
 
 
 def fingerprint(folder: Path) -> str:
     """Which weights a base folder has; errors as of `read`."""
     read(folder)
+    return _weights(folder)
+
+
+def _weights(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(Path(folder).glob("*.safetensors")):
         digest.update(file.read_bytes())
@@ -61,15 +65,17 @@ def read(folder: Path) -> World:
     FileNotFoundError
         If there is none, with the command that makes one.
     ValueError
-        If its world.json is damaged.
+        If its world.json or its weights are not as they were written.
     """
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: `python llm/pretrain.py --out {folder}` makes a world's base (--help: a larger one)"
         )
-    found = read_json(path, "what a base was made from").get("world")
-    names = {field.name for field in fields(World)}
+    record = seals.unsealed(path, "what a base was made from")
+    found, names = record.get("world"), {field.name for field in fields(World)}
     if not isinstance(found, dict) or found.keys() != names:
         raise ValueError(f"{path} must have a world with {', '.join(sorted(names))}; restore it")
+    if record.get("weights") != _weights(folder):
+        raise ValueError(f"the weights in {folder} are not those that {path.name} was written with; restore them")
     return World(**found)
