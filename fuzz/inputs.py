@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Give generated inputs to public functions and commands, and damaged files to whatever reads them.
 
-Writes results/reliability.json and docs/reliability.md. Every case is a function of seed, entry and number, so that a
+Writes results/reliability.json. Every case is a function of seed, entry and number, so that a
 failure can be tried again: `python fuzz/inputs.py --only ENTRY --case NUMBER`.
 """
 
@@ -24,7 +24,7 @@ from common.arguments import CommandError, Parser, run
 from common.streams import stream
 from common.workers import pool
 from fuzz import report
-from fuzz.judge import Case, Tally
+from fuzz.judge import Case, Tally, judge
 
 FUNCTIONS, COMMANDS, FILES = 260, 400, 100  # cases of an entry
 PIECE = 20  # cases of one piece of work
@@ -55,7 +55,8 @@ def tried(entry: str, numbers: Sequence[int], seed: int) -> Tally:
     tally, (_, case) = Tally(entry), sources()[entry]
     for number in numbers:
         torch.manual_seed(number)
-        tally.add(number, case(stream(seed, "fuzz", entry, number)))
+        one = case(stream(seed, "fuzz", entry, number))
+        tally.add(f"case {number}, {one.words}", judge(one))
     return tally
 
 
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="ENTRY", help="entries whose names start so; nothing is written")
     parser.add_argument("--case", type=int, metavar="NUMBER", help="one case, with its traceback; with --only")
     parser.add_argument(
-        "--share", type=float, default=1.0, metavar="S", help="of the cases (1); else nothing is written"
+        "--share", type=float, default=1.0, metavar="S", help="of the cases; below 1 (1) none is written"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(0)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="W", help="processes (all cores)")
@@ -109,12 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         began = time.monotonic()
         tallies = summed(all_of(names, a.share, a.seed, a.workers))
-        for tally in sorted(tallies, key=lambda t: t.entry):
-            print(f"{tally.entry:36}{tally.cases:6} cases{tally.refused:6} refused{tally.right:6} right", end="")
-            print(f"{len(tally.failures):6} failures")
-            print("".join(f"    {text}\n" for text in tally.failures), end="")
+        report.show(tallies)
         if not a.only and a.share == 1:
-            report.write("inputs", tallies, time.monotonic() - began)
+            report.write("inputs", tallies, a.seed, time.monotonic() - began)
         if failures := sum(len(tally.failures) for tally in tallies):
             raise CommandError(f"{failures} failures")
 

@@ -1,144 +1,189 @@
 #!/usr/bin/env python
 """Kill and interrupt commands at random moments, fill the disk, forbid to write, start two at once.
 
-After each, what is in the folder must be whole rows only, and the same command must go on to the end that an undisturbed
-run has. Writes results/reliability.json and docs/reliability.md.
+After each, what is in the folder must be whole rows only, and the same command must go on to the end that an
+undisturbed run has. Writes results/reliability.json.
 """
 
 import os
 import sys
-import time
 from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
-import shutil
+import signal
+import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import psutil
 from tqdm import tqdm
 
 from common.arguments import CommandError, Parser, run
 from common.streams import stream
 from fuzz import report
 from fuzz.judge import Tally
-from fuzz.runs import JOBS, Job, both, disturbed, ended, interrupted, left, wrong
+from fuzz.nonsense import Random
+from fuzz.runs import JOBS, PATIENCE, Job, finish, reference, start
 
-KILLS, INTERRUPTS = 20, 10
-
-
-def killed(job: Job, rng, inside: bool) -> str | None:
-    """SIGKILL at a random moment, or inside the writing of a file, until it ends by itself; what is wrong then."""
-    with _place(job) as folder:
-        process = disturbed(job, folder, rng, inside)
-        return process or wrong(job, folder)
+AT_ONCE = 2  # trials
+Trial = Callable[[Job, Path, Random], str | None]
 
 
-def interrupt(job: Job, rng) -> str | None:
-    """Ctrl-C twice at a random moment; then the same command again."""
-    with _place(job) as folder:
-        return interrupted(job, folder, rng) or wrong(job, folder)
+def killed(job: Job, folder: Path, rng: Random, writing: bool = False) -> str | None:
+    """SIGKILL at a random moment, or, from then on, as soon as some file is being written."""
+    process, (_, seconds) = start(job, folder), reference(job)
+    threading.Thread(target=process.communicate, daemon=True).start()  # what it says must not fill its pipe
+    moment = time.monotonic() + rng.uniform(0.1, 0.9) * seconds
+    while process.poll() is None and time.monotonic() < moment:
+        time.sleep(0.001)
+    while writing and process.poll() is None and not any(p.name.endswith((".tmp", ".part")) for p in folder.rglob("*")):
+        pass  # a file has such a name before it takes its place
+    children = _children(process)
+    process.kill()
+    if psutil.wait_procs(children, timeout=20)[1]:
+        return "workers outlive a killed command"
+    process.wait(PATIENCE)
+    return _partly(job, folder) or _goes_on(job, folder)
 
 
-def full(job: Job, rng) -> str | None:
+def killed_writing(job: Job, folder: Path, rng: Random) -> str | None:
+    """SIGKILL while a file is written."""
+    return killed(job, folder, rng, writing=True)
+
+
+def interrupted(job: Job, folder: Path, rng: Random) -> str | None:
+    """Ctrl-C twice at a random moment: to all processes, as a terminal does."""
+    process = start(job, folder)
+    time.sleep(rng.uniform(0.3, 0.9) * reference(job)[1])
+    children, began = _children(process), time.monotonic()
+    for _ in range(2):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.4)
+    done, seconds = finish(process), time.monotonic() - began
+    if "Traceback" in done.stderr or "leaked" in done.stderr or done.returncode not in (0, 130):
+        return f"exit code {done.returncode} after {done.stderr[-300:]!r}"
+    if psutil.wait_procs(children, timeout=5)[1] or seconds > 10:
+        return f"takes {seconds:.0f} s to end, or leaves workers"
+    return _partly(job, folder) or _goes_on(job, folder)
+
+
+def full(job: Job, folder: Path, rng: Random) -> str | None:
     """A disk that is full; then one that is not."""
-    with _place(job) as folder:
-        kept = left(folder)
-        process = ended(job, folder, limit=int(rng.integers(1, 40)) * 1024)
-        if process.returncode != 0 and (reason := _refusal(process)):
-            return reason
-        if lost := [name for name in kept if name not in left(folder)]:
-            return f"{lost} are lost"
-        return wrong(job, folder)
+    done = finish(start(job, folder, limit=int(rng.integers(1, 40)) * 1024))
+    refusal = _refusal(done) if done.returncode else None
+    return refusal or _partly(job, folder) or _goes_on(job, folder)
 
 
-def read_only(job: Job, rng) -> str | None:
-    """A folder that cannot be written, by being a file's."""
-    with _place(job) as folder:
-        (folder / "file").write_text("of somebody")
-        process = ended(job, folder / "file" / "below")
-        kept = (folder / "file").read_text() == "of somebody"
-        return _refusal(process) or (None if kept else "a file of somebody is changed")
+def read_only(job: Job, folder: Path, rng: Random) -> str | None:
+    """A folder that may not be written; then one that may."""
+    folder.chmod(0o555)
+    done = finish(start(job, folder, powerless=True))
+    left = os.listdir(folder)
+    folder.chmod(0o755)
+    return _refusal(done) or (f"{left} are written" if left else None) or _goes_on(job, folder)
 
 
-def two(job: Job, rng) -> str | None:
+def two(job: Job, folder: Path, rng: Random) -> str | None:
     """The same command twice at once: one of them may be refused, and the end is that of one."""
-    with _place(job) as folder:
-        for process in both(job, folder):
-            if process.returncode != 0 and (reason := _refusal(process)):
-                return reason
-        return wrong(job, folder)
+    processes = [start(job, folder) for _ in range(2)]
+    ends = [finish(process) for process in processes]
+    if all(end.returncode for end in ends):
+        return f"both are refused: {ends[0].stderr[-300:]!r}"
+    return next((r for end in ends if end.returncode and (r := _refusal(end))), None) or _goes_on(job, folder)
 
 
-class _place:
-    """A folder with what a command needs, removed afterwards."""
-
-    def __init__(self, job: Job):
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{job.name}-"))
-
-    def __enter__(self) -> Path:
-        return self.folder
-
-    def __exit__(self, *error: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+def _children(process: subprocess.Popen) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
-def _refusal(process) -> str | None:
+def _refusal(done: subprocess.CompletedProcess) -> str | None:
     """What is wrong with how a command refuses: one line, exit code 2."""
-    said = [line for line in process.stderr.replace("\r", "\n").split("\n") if ": error: " in line]
-    if process.returncode != 2 or "Traceback" in process.stderr or len(said) != 1:
-        return f"exit code {process.returncode} after {process.stderr[-300:]!r}"
+    said = [line for line in done.stderr.replace("\r", "\n").split("\n") if ": error: " in line]
+    if done.returncode != 2 or "Traceback" in done.stderr or len(said) != 1:
+        return f"exit code {done.returncode} after {done.stderr[-300:]!r}"
     return None
 
 
-def trials(share: float) -> list[tuple[str, Callable[..., str | None], Job, tuple]]:
-    """Every disturbance of every command."""
+def _partly(job: Job, folder: Path) -> str | None:
+    """What is wrong with what a stopped command has left."""
+    try:
+        job.results(folder)
+    except ValueError as error:
+        return f"a file is not whole: {error}"
+    return None
 
-    def times(count: int) -> range:
-        return range(max(1, round(share * count)))
 
-    found: list[tuple[str, Callable[..., str | None], Job, tuple]] = []
-    for job in JOBS:
-        found += [(f"SIGKILL: {job.name}", killed, job, (n % 2 == 1,)) for n in times(KILLS)]
-        found += [(f"Ctrl-C twice: {job.name}", interrupt, job, ()) for _ in times(INTERRUPTS)]
-        found += [(f"disk full: {job.name}", full, job, ()) for _ in times(3)]
-        found += [(f"not to be written: {job.name}", read_only, job, ())]
-        found += [(f"two writers: {job.name}", two, job, ())]
-    return found
+def _goes_on(job: Job, folder: Path) -> str | None:
+    """What is wrong when the same command goes on to its end."""
+    done = finish(start(job, folder))
+    if done.returncode:
+        return f"does not go on: exit code {done.returncode} after {done.stderr[-300:]!r}"
+    return None if job.results(folder) == reference(job)[0] else "ends with other results than an undisturbed run"
+
+
+TRIALS: dict[str, tuple[Trial, int]] = {
+    "SIGKILL": (killed, 10),
+    "SIGKILL while a file is written": (killed_writing, 10),
+    "Ctrl-C twice": (interrupted, 10),
+    "full disk": (full, 3),
+    "read-only folder": (read_only, 1),
+    "two writers": (two, 2),
+}
+
+
+def tried(job: Job, name: str, number: int, seed: int) -> str | None:
+    """One trial, in a folder of its own; what is wrong then."""
+    with tempfile.TemporaryDirectory(prefix=f"{job.name}-", ignore_cleanup_errors=True) as place:
+        try:
+            return TRIALS[name][0](job, Path(place), stream(seed, "kills", job.name, name, number))
+        except subprocess.TimeoutExpired:
+            return f"hangs for {PATIENCE} s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
     parser = Parser(prog="kills.py", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="ENTRY", help="entries with these words; nothing is written")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="entries with one of these; nothing is written")
     parser.add_argument(
-        "--share", type=float, default=1.0, metavar="S", help="of the trials (1); else nothing is written"
+        "--share", type=float, default=1.0, metavar="S", help="of the trials; below 1 (1) none is written"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(0)")
     a = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # if it is ignored here, commands would ignore it too
 
     def work() -> None:
         began, tallies = time.monotonic(), dict[str, Tally]()
-        chosen = [t for t in trials(a.share) if not a.only or any(word in t[0] for word in a.only)]
-        for number, (name, try_it, job, more) in enumerate(tqdm(chosen, unit="trial")):
-            reason = try_it(job, stream(a.seed, "kills", name, number), *more)
-            tally = tallies.setdefault(name, Tally(name))
-            tally.cases += 1
-            if reason:
-                tally.failures.append(f"trial {number}: {reason}")
-                tqdm.write(f"{name}: {reason}")
-            else:
-                tally.right += 1
-        for tally in tallies.values():
-            print(f"{tally.entry:36}{tally.cases:6} cases{tally.right:6} right{len(tally.failures):6} failures")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            trials = {}
+            for job in JOBS:
+                names = {name: f"kills: {job.name}, {name}" for name in TRIALS}
+                chosen = {n: e for n, e in names.items() if not a.only or any(word in e for word in a.only)}
+                if chosen:
+                    reference(job)
+                for name, entry in chosen.items():
+                    for number in range(max(1, round(a.share * TRIALS[name][1]))):
+                        trials[pool.submit(tried, job, name, number, a.seed)] = entry, number
+            for future in tqdm(as_completed(trials), total=len(trials), unit="trial"):
+                entry, number = trials[future]
+                tally = tallies.setdefault(entry, Tally(entry))
+                tally.add(f"trial {number}", future.result() or "right")
+        report.show(tallies.values())
         if not a.only and a.share == 1:
-            report.write("kills", tallies.values(), time.monotonic() - began)
+            report.write("kills", [*tallies.values()], a.seed, time.monotonic() - began)
         if failures := sum(len(tally.failures) for tally in tallies.values()):
             raise CommandError(f"{failures} failures")
 
-    return run(parser.prog, work)
+    return run(parser.prog, work, stopped="")
 
 
 if __name__ == "__main__":
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""llm/study.py with an experiment that takes seconds: `python fuzz/small_study.py WORLDS OUT`."""
+"""llm/study.py with a full study that takes seconds: `python fuzz/small_study.py OPTIONS`."""
 
 import os
 import sys
@@ -9,26 +9,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from dataclasses import replace
 
-from common.arguments import run
-from common.records import only_writer
+from llm import study
 from llm.world.experiments import QUICK
 
-SMALL = replace(
-    QUICK, steps=6, batch_size=4, fractions=(0.5, 1.0), arms=("linear", "random_init"), exponents=(-2.0, -1.0)
+study.FULL = replace(
+    QUICK,
+    steps=3,
+    batch_size=4,
+    fractions=(0.5, 1.0),
+    tuning_seeds=(100,),
+    exponents=(-2.0, -1.0),
+    arms=("linear", "random_init"),
 )
 
-
-def work() -> None:
-    """As the command does."""
-    from llm.world.runs import Runner
-    from llm.world.study import claim, study
-
-    worlds, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    with only_writer(folder):
-        claim(SMALL, folder, worlds)
-        with Runner(SMALL, folder, worlds, 2, "cpu") as runner:
-            study(SMALL, folder, runner)
-
-
 if __name__ == "__main__":
-    sys.exit(run("study.py", work))
+    sys.exit(study.main(["--full", *sys.argv[1:]]))

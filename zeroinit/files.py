@@ -80,6 +80,8 @@ def whole(file: Path) -> Iterator[Path]:
         with open(unfinished, "rb") as written:
             os.fsync(written.fileno())
         unfinished.replace(file)
+    except (SafetensorError, RuntimeError) as error:  # how safetensors and torch say that the disk is full
+        raise OSError(f"cannot write {file}: {_line(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
