@@ -75,9 +75,10 @@ def interrupted(job: Job, folder: Path, rng: Random) -> str | None:
 
 def full(job: Job, folder: Path, rng: Random) -> str | None:
     """A disk that is full; then one that is not."""
-    done = finish(start(job, folder, limit=int(rng.integers(1, 40)) * 1024))
-    refusal = _refusal(done) if done.returncode else None
-    return refusal or _partly(job, folder) or _goes_on(job, folder)
+    done = finish(start(job, folder, limit=int(2 ** rng.uniform(8, 15))))
+    if done.returncode == 0:  # it wrote no file as long as that
+        return _goes_on(job, folder)
+    return _refused(done) or _partly(job, folder) or _goes_on(job, folder) or "refused"
 
 
 def read_only(job: Job, folder: Path, rng: Random) -> str | None:
@@ -86,16 +87,18 @@ def read_only(job: Job, folder: Path, rng: Random) -> str | None:
     done = finish(start(job, folder, powerless=True))
     left = os.listdir(folder)
     folder.chmod(0o755)
-    return _refusal(done) or (f"{left} are written" if left else None) or _goes_on(job, folder)
+    return _refused(done) or (f"{left} are written" if left else None) or _goes_on(job, folder) or "refused"
 
 
 def two(job: Job, folder: Path, rng: Random) -> str | None:
     """The same command twice at once: one of them may be refused, and the end is that of one."""
     processes = [start(job, folder) for _ in range(2)]
     ends = [finish(process) for process in processes]
-    if all(end.returncode for end in ends):
+    failed = [end for end in ends if end.returncode]
+    if len(failed) == 2:
         return f"both are refused: {ends[0].stderr[-300:]!r}"
-    return next((r for end in ends if end.returncode and (r := _refusal(end))), None) or _goes_on(job, folder)
+    wrong = _refused(failed[0]) if failed else None
+    return wrong or _goes_on(job, folder) or ("refused" if failed else None)
 
 
 def _children(process: subprocess.Popen) -> list[psutil.Process]:
@@ -105,7 +108,7 @@ def _children(process: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
-def _refusal(done: subprocess.CompletedProcess) -> str | None:
+def _refused(done: subprocess.CompletedProcess) -> str | None:
     """What is wrong with how a command refuses: one line, exit code 2."""
     said = [line for line in done.stderr.replace("\r", "\n").split("\n") if ": error: " in line]
     if done.returncode != 2 or "Traceback" in done.stderr or len(said) != 1:
@@ -140,11 +143,11 @@ TRIALS: dict[str, tuple[Trial, int]] = {
 }
 
 
-def tried(job: Job, name: str, number: int, seed: int) -> str | None:
-    """One trial, in a folder of its own; what is wrong then."""
+def tried(job: Job, name: str, number: int, seed: int) -> str:
+    """One trial, in a folder of its own: right, refused (and right afterwards), or what is wrong."""
     with tempfile.TemporaryDirectory(prefix=f"{job.name}-", ignore_cleanup_errors=True) as place:
         try:
-            return TRIALS[name][0](job, Path(place), stream(seed, "kills", job.name, name, number))
+            return TRIALS[name][0](job, Path(place), stream(seed, "kills", job.name, name, number)) or "right"
         except subprocess.TimeoutExpired:
             return f"hangs for {PATIENCE} s"
 
@@ -175,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for future in tqdm(as_completed(trials), total=len(trials), unit="trial"):
                 entry, number = trials[future]
                 tally = tallies.setdefault(entry, Tally(entry))
-                tally.add(f"trial {number}", future.result() or "right")
+                tally.add(f"trial {number}", future.result())
         report.show(tallies.values())
         if not a.only and a.share == 1:
             report.write("kills", [*tallies.values()], a.seed, time.monotonic() - began)

@@ -196,7 +196,8 @@ def _by_scipy(given: dict[str, Any], found: tuple[float, float, float]) -> str |
 
 ENTRIES = (
     Entry("llm.methods.registry.apply", registry.apply, _method, {
-        "method": NO_NAME, "options": ({"none": 1}, {"layers": -1}, {"r": "x"}, {"prompt_length": 0}, {"layers": LAYERS + 1}),
+        "method": NO_NAME,
+        "options": ({"none": 1}, {"layers": -1}, {"r": "x"}, {"prompt_length": 0}, {"layers": LAYERS + 1}),
     }, _trains, weight=0.5),
     Entry("llm.data.alpaca.encode", encode, lambda rng: {"rows": rows(rng), "tokenizer": tokenizer(), "length": 128},
           {"length": (0, 1, *NO_COUNT), "vocabulary": (3,)}, _encoded),
@@ -218,7 +219,8 @@ ENTRIES = (
           lambda rng: {"found": _items(rng), "seed": int(rng.integers(99))}, {"seed": NO_COUNT}, _shuffled, weight=0.5),
     Entry("llm.evaluation.Decoding", lambda **changes: replace(DECODINGS["published"], **changes),
           lambda rng: {"max_new_tokens": int(rng.integers(1, 99))}, {
-        "max_new_tokens": (0, *NO_COUNT), "seed": NO_COUNT, "temperature": (-0.1, *NO_NUMBER), "top_p": (0.0, 1.1, *NO_NUMBER),
+        "max_new_tokens": (0, *NO_COUNT), "seed": NO_COUNT,
+        "temperature": (-0.1, *NO_NUMBER), "top_p": (0.0, 1.1, *NO_NUMBER),
     }, lambda given, made: None if isinstance(made, Decoding) else "no"),
     Entry("llm.evaluation.generate", _generated, _prompts,
           {"prompts": ([[10**6]], [[1] * 500], [[]]), "keys": (["a"], [])}, _alone, weight=0.5),
@@ -242,5 +244,6 @@ ENTRIES = (
         **{name: (-1.0, *NO_NUMBER) for name in ("learning_rate", "weight_decay")},
     }),
     Entry("llm.world.claims.interval", interval,
-          lambda rng: {"values": rng.standard_normal(rng.integers(2, 30)) * 10.0 ** rng.integers(-9, 9)}, {}, _by_scipy),
+          lambda rng: {"values": rng.standard_normal(rng.integers(2, 30)) * 10.0 ** rng.integers(-9, 9)}, {},
+          _by_scipy),
 )  # fmt: skip

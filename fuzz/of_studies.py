@@ -104,8 +104,9 @@ def _attention(given: dict[str, Any], found: Any) -> str | None:
 
 
 def _study(rng: Random) -> dict[str, Any]:
-    return {"name": "a", "about": "", "gate": pick(rng, GATES), "L": int(rng.integers(1, 4)), "seed": int(rng.integers(99)),
-            "sizes": (50, 100), "replicates": 2, "large_replicates": 2, "noise": 0.1, "truths": int(rng.integers(1, 3))}  # fmt: skip
+    drawn = {"L": int(rng.integers(1, 4)), "seed": int(rng.integers(99)), "truths": int(rng.integers(1, 3))}
+    counts = {"sizes": (50, 100), "replicates": 2, "large_replicates": 2}
+    return {"name": "a", "about": "", "gate": pick(rng, GATES), "noise": 0.1} | drawn | counts
 
 
 def _tasks(given: dict[str, Any], study: Study) -> str | None:
@@ -128,7 +129,8 @@ ENTRIES = (
           lambda given, found: close(np.einsum("nij,nkj->nik", found, found), np.eye(4)[None].repeat(3, 0))),
     Entry("theory.attention.head_to_model", _of_head, _head,
           {name: lambda rng, given, name=name: not_array(rng, given[name]) for name in ("W_q", "W_k")}
-          | {"W_v": ("x", [[1j] * 2] * 6, [1.0, 2.0], [[math.nan] * 2] * 6, [[1.0, 2.0]] * 5, None), "tokens": (0, *NO_COUNT), "query": (99, *NO_COUNT), "activation": NO_NAME, "gate": NO_NAME,
+          | {"W_v": ("x", [[1j] * 2] * 6, [1.0, 2.0], [[math.nan] * 2] * 6, [[1.0, 2.0]] * 5, None),
+             "tokens": (0, *NO_COUNT), "query": (99, *NO_COUNT), "activation": NO_NAME, "gate": NO_NAME,
              "P": lambda rng, given: not_array(rng, np.ones((3, 6))), "alpha": ("x", [1.0, 2.0], 1j, {}, math.nan)},
           _attention),
     Entry("theory.study.Study", Study, _study, {

@@ -27,7 +27,12 @@ def untouched() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 2,
+    }
     config = LlamaConfig(vocab_size=len(tokenizer()), max_position_embeddings=128, pad_token_id=0, **sizes)
     return LlamaForCausalLM(config).eval()
 

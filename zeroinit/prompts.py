@@ -158,7 +158,7 @@ def _set_scale(network: nn.Sequential, inputs: Tensor, scale: float) -> None:
     reached = output(inputs) if network[0] is output else network(inputs)
     if not reached.is_meta and not reached.std() > 0:
         raise ValueError(
-            f"initial_scale cannot be {scale:g}: every hidden unit of the prompts' network starts dead, so it gives one "
+            f"initial_scale cannot be {scale:g}: every hidden unit of the prompts' network starts dead and gives one "
             "value for all inputs; use a greater hidden_width, another activation, or another seed of torch"
         )
     for tensor in (output.weight, output.bias):

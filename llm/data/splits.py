@@ -16,7 +16,8 @@ def hold_out(rows: Sequence[Row], count: int, seed: int) -> tuple[list[Row], lis
     Raises
     ------
     ValueError
-        If `count` is no whole number, is negative or leaves no row to train on, or repeated rows do not allow this very count.
+        If `count` is no whole number, is negative or leaves no row to train on, or repeated rows do not allow this very
+        count.
     """
     if not isinstance(count, int) or not 0 <= count < len(rows):
         raise ValueError(
