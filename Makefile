@@ -48,6 +48,7 @@ figures: .venv/installed  ## notebooks and figures from the committed results
 
 bench: .venv/installed  ## side by side with peers, one thread
 	$(PY) benchmarks/estimator.py
+	$(PY) benchmarks/scaling.py
 	$(PY) benchmarks/llm_attention.py
 	$(if $(ZIA_DATA),$(PY) benchmarks/llm_data.py,@echo "llm_data.py: not run; set ZIA_DATA to a folder with real data")
 

@@ -1,6 +1,7 @@
 """Random streams keyed by what they are for, so that order and number of workers cannot change a number."""
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,8 +25,17 @@ def stream(seed: int, *key: str | int) -> np.random.Generator:
     ValueError
         If one of them is something else.
     """
+    return np.random.default_rng(_sequence(seed, key))
+
+
+def counted(seed: int, *key: str | int) -> Callable[[int], np.random.Generator]:
+    """The generator of each block of a piece of work, in any order: counter-based (Philox), 2^128 numbers each."""
+    words = _sequence(seed, key).generate_state(2, np.uint64)
+    return lambda block: np.random.Generator(np.random.Philox(key=words, counter=[0, 0, block, 0]))
+
+
+def _sequence(seed: int, key: tuple[str | int, ...]) -> np.random.SeedSequence:
     for number in (seed, *(k for k in key if not isinstance(k, str))):
         if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 0:
             raise ValueError(f"seeds and keys of a stream must be words, or integers of at least 0; got {number!r}")
-    words = [zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in key]
-    return np.random.default_rng(np.random.SeedSequence([int(seed), *words]))
+    return np.random.SeedSequence([int(seed), *(zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in key)])

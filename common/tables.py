@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,12 @@ from common import seals
 from common.records import append_whole, write_atomic
 from common.texts import read_text
 
-KINDS = {"text": r"[\s\S]*", "integer": r"-?[0-9]{1,18}", "number": r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,3})?"}
+KINDS = {  # what a cell is, for messages, and how it is written
+    "text": ("a text", re.compile(r"[\s\S]*")),
+    "integer": ("an integer", re.compile(r"-?[0-9]{1,18}")),
+    "number": ("a finite number", re.compile(r"-?[0-9]++(?:\.[0-9]++)?(?:e[+-]?[0-9]{1,3})?")),
+    "counts": ("counts joined by -", re.compile(r"[0-9]{1,9}(-[0-9]{1,9})*")),
+}
 
 
 class TableError(ValueError):
@@ -28,8 +34,8 @@ class Column:
 
     Attributes
     ----------
-    kind : {'text', 'integer', 'number'}
-        Numbers are finite.
+    kind : {'text', 'integer', 'number', 'counts'}
+        Numbers are finite; counts are integers of 0 or more, joined by -.
     low, high : float
         Least and greatest number.
     words : collection of str, optional
@@ -44,22 +50,20 @@ class Column:
     words: Collection[str] | None = None
     also: tuple[str, ...] = ()
 
-    def holds(self, cell: str) -> bool:
-        """Whether a cell may be that of this column."""
-        if cell in self.also:
-            return True
-        if not re.fullmatch(KINDS[self.kind], cell):
-            return False
-        if self.kind == "text":
-            return self.words is None or cell in self.words
-        return self.low <= float(cell) <= self.high and math.isfinite(float(cell))
+    def wrong(self, cells: Collection[str]) -> set[str]:
+        """Those of the cells that may not be of this column."""
+        written = KINDS[self.kind][1].fullmatch
+        if self.kind in ("text", "counts"):
+            bad = {c for c in cells if not written(c) or (self.words is not None and c not in self.words)}
+        else:
+            low, high = max(self.low, -sys.float_info.max), min(self.high, sys.float_info.max)
+            bad = {c for c in cells if not (written(c) and low <= float(c) <= high)}
+        return bad.difference(self.also)
 
     def __str__(self) -> str:
         """What a cell must be, for messages."""
-        if self.words is not None:
-            what = f"one of {', '.join(map(repr, sorted(self.words)))}"
-        else:
-            what = {"text": "a text", "integer": "an integer", "number": "a finite number"}[self.kind]
+        what = KINDS[self.kind][0]
+        what = what if self.words is None else f"one of {', '.join(map(repr, sorted(self.words)))}"
         what += "" if self.low == -math.inf else f" of at least {self.low:g}"
         what += "" if self.high == math.inf else f" and at most {self.high:g}"
         return " or ".join([what, *(repr(cell) for cell in self.also)])
@@ -158,10 +162,10 @@ def _check(
     wrong: Callable[[dict[str, str]], str | None] | None,
 ) -> None:
     seen: dict[tuple[str, ...], int] = {}
+    # Sets, so that a cell of many rows is checked once; column by column, as tables have many rows.
+    bad = {c: cells for c, column in columns.items() if (cells := column.wrong({row[c] for row in rows}))}
     for number, row in enumerate(rows, 2):
-        reason = next(
-            (f"{c} must be {k}; got {row[c][:80]!r}" for c, k in columns.items() if not k.holds(row[c])), None
-        )
+        reason = next((f"{c} must be {columns[c]}; got {row[c][:80]!r}" for c in bad if row[c] in bad[c]), None)
         reason = reason or (wrong(row) if wrong else None)
         if not reason and unique:
             same = seen.setdefault(tuple(row[c] for c in unique), number)

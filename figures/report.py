@@ -20,7 +20,8 @@ from figures.llm_tables import judged, runs
 from figures.theory_tables import read_rates, read_rows
 from llm.world.claims import ORDER, interval
 from llm.world.experiments import MAIN
-from theory.studies import QUANTITIES, STUDIES
+from theory.studies import STUDIES
+from theory.tables import QUANTITIES
 
 HEADS = ("function", "D", "gate", "weights", "prompts, single", "prompts, shared cell")
 ARM_WORDS = {"linear": "linear", "nonlinear": "non-linear", "random_init": "random-init"}

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from figures.style import BLACK, BLUE, COLUMN, GRAY, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILION, Mark, figure
 from figures.theory_tables import Measured, steps, verdicts
 from theory.rates import MARGIN
-from theory.studies import QUANTITIES
+from theory.tables import QUANTITIES
 
 LOOK = {
     "function_error": Mark(r"$\|\hat{f}-f^*\|$, function", BLACK, "o"),

@@ -1,6 +1,7 @@
 """Tables of the theory studies as they lie in the results folder: rows, slopes, outcomes of the fits."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common import seals
 from common.paths import RESULTS
 from common.streams import stream
 from figures.frames import read
@@ -57,7 +59,7 @@ class Measured:
     def errors(self, quantity: str) -> dict[int, np.ndarray]:
         """Errors of the replicates at each n that enters the slope."""
         n = self.rows["n"]
-        values = np.sqrt(self.rows["over_term"]) if quantity == "sqrt_over_term" else self.rows[quantity]
+        values = self.rows["over_term"].map(math.sqrt) if quantity == "sqrt_over_term" else self.rows[quantity]
         every = {m: values[n == m].to_numpy(float) for m in self.study.sizes if m >= self.study.first_n}
         return {m: e for m, e in every.items() if (~np.isnan(e)).sum() >= 2}
 
@@ -95,8 +97,9 @@ def load(*names: str) -> dict[str, Measured]:
 
     Raises
     ------
-    FileNotFoundError, ValueError, TableError
-        If a study has not been run to its end there, or its rows are of another configuration than the code's.
+    FileNotFoundError, ValueError, TableError, Changed
+        If a study has not been run to its end there, its rows are of another configuration than the code's, or a file
+        was changed.
     """
     folder = Path(os.environ.get("ZIA_RESULTS") or RESULTS / "theory")
     rates = read_rates(folder)
@@ -117,7 +120,7 @@ def _load(folder: Path, name: str, rates: pd.DataFrame) -> Measured:
     rows = read_rows(folder, name)
     if rows.empty or rates.empty:
         raise FileNotFoundError(f"{folder} has no finished study {name}; run `python theory/simulate.py {name}` first")
-    former = json.loads((folder / f"{name}.json").read_text())["configuration"]
+    former = seals.unsealed(folder / f"{name}.json", "the record of a study")["configuration"]
     free = {k: former[k] for k in FREE}
     study = replace(STUDIES[name], **free | {"sizes": tuple(free["sizes"])})
     now = json.loads(json.dumps(study.configuration()))

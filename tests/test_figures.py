@@ -17,7 +17,7 @@ from figures.llm_figures import LOOK
 from figures.paper_numbers import ACCURACY, published_gaps
 from tests.artists import assert_same, bands, curves, intervals, level_intervals, levels, points
 from theory.rates import MARGIN
-from theory.studies import QUANTITIES
+from theory.tables import QUANTITIES
 
 BESIDE = 0.25  # a place on a logarithmic axis, in log: less than half the way from one to the next
 

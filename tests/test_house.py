@@ -114,6 +114,14 @@ def test_commands_say_what_they_do_without_torch(command):
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", [m for m, path in files().items() if "__main__" in path.read_text()])
+def test_help_of_every_command_writes_nothing(module):
+    before = {path: path.stat().st_mtime_ns for path in (ROOT / "results").glob("*/*")}
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout[:6], done.stderr) == (0, "usage:", "")
+    assert {path: path.stat().st_mtime_ns for path in (ROOT / "results").glob("*/*")} == before
+
+
 def test_contributing_names_files_and_tests_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     paths = set(re.findall(r"`((?:zeroinit|theory|llm|common|figures|notebooks|tests|docs|benchmarks)/[\w/.]*)`", text))

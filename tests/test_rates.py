@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from theory.rates import Slope, local_slopes, slope, slope_over_truths, verdict
+from theory.tables import VERDICTS
 from theory.theorems import Rate
 
 SIZES = [1000, 10_000, 100_000]
@@ -61,6 +62,7 @@ def test_missing_errors_are_left_out():
 )
 def test_verdict_rule(low, high, theory, expected):
     assert verdict(Slope((low + high) / 2, low, high, 1, 2, 3), theory) == expected
+    assert expected in VERDICTS
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, np.inf, -np.inf])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.arguments import Parser
+from common.arguments import Parser, file, run
 from common.paths import RESULTS
 from common.records import provenance, write_atomic
 from common.streams import stream
@@ -235,14 +235,19 @@ def _row(record: dict) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the records with their provenance, and print the tables of docs/identifiability.md."""
-    Parser(prog="python -m theory.cases", description=__doc__).parse_args(argv)
-    choice = [least_squares_choice(n) for n in (1000, 10_000)]
-    configuration = {"seed": SEED, "ranks": RANKS, "heads": HEADS, "layers": LAYERS}
-    result = {"configuration": configuration, "provenance": provenance(), "cases": measure(), "choice": choice}
-    write_atomic(FILE, json.dumps(result, indent=1) + "\n")
-    print("\n\n".join(f"{group}\n\n{table}" for group, table in tables(result).items()))
-    return 0
+    """Command line; see `--help`."""
+    parser = Parser(prog="python -m theory.cases", description=__doc__)
+    parser.add_argument("--out", type=file, default=FILE, metavar="FILE", help="record to write (that of the docs)")
+    a = parser.parse_args(argv)
+
+    def work() -> None:
+        choice = [least_squares_choice(n) for n in (1000, 10_000)]
+        configuration = {"seed": SEED, "ranks": RANKS, "heads": HEADS, "layers": LAYERS}
+        result = {"configuration": configuration, "provenance": provenance(), "cases": measure(), "choice": choice}
+        write_atomic(a.out, json.dumps(result, indent=1) + "\n")
+        print("\n\n".join(f"{group}\n\n{table}" for group, table in tables(result).items()))
+
+    return run(parser.prog, work, stopped="")
 
 
 if __name__ == "__main__":

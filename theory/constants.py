@@ -157,12 +157,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not found:
             raise CommandError(f"{a.results} has no rows whose constants are known; name another folder by --results")
         order = list(STUDIES)
-        every = sorted([*kept, *found], key=lambda r: order.index(r["study"]))
-        tables.write(path, every, CONSTANTS)
+        tables.finish(path, sorted([*kept, *found], key=lambda r: order.index(r["study"])), CONSTANTS)
         for r in found:
             print(f"{r['study']:20} {r['n']:8} {r['quantity']:30} {r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]")
 
-    return commands.run("theory.constants", work, stopped="")
+    return commands.run(parser.prog, work, stopped="")
 
 
 if __name__ == "__main__":

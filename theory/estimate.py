@@ -24,11 +24,12 @@ from threadpoolctl import ThreadpoolController
 
 from theory.arrays import count, instance
 from theory.box import Box
+from theory.chunks import Again, chunks
 from theory.coordinates import Layout
 from theory.descent import TOLERANCE
 from theory.model import MoERegression, Prompts, in_q
 from theory.problem import LeastSquares
-from theory.reduction import Reduced, chunks, reduce
+from theory.reduction import Reduced, reduce
 from theory.search import lowest, lowest_of
 
 STEP = 1000.0  # difference of scores from which a softmax is a step
@@ -86,6 +87,7 @@ def fit(
     *,
     explore: bool = True,
     max_iterations: int = 300,
+    keep: bool = True,
 ) -> FitResult:
     """Least-squares prompts for the data, from one start or the best of several.
 
@@ -94,7 +96,7 @@ def fit(
     model : MoERegression
     data : pair (x, y) of arrays (n, d) and (n, d'), or an iterable of such pairs
         An iterable gives chunks of rows, as `model.sample` does. Chunks are read once; beyond the row features of
-        `theory.reduction` nothing of them is kept.
+        `theory.reduction` nothing of them is kept, and without `keep` not even these.
     start : Prompts or sequence of Prompts
         L' prompts each; `theory.starts` makes them. L' may exceed the number of true prompts.
     box : Box, optional
@@ -105,6 +107,9 @@ def fit(
         beside those given, and by way of fewer prompts where one can be spared. Without, plain descents only.
     max_iterations : int
         Passes over the data for each descent; a search finishes legs of up to 48.
+    keep : bool
+        Whether row features stay in memory. Without, data are read at every pass and memory does not grow with them;
+        an iterable must then start anew each time with the same rows, as `theory.chunks.Drawn` does.
 
     Returns
     -------
@@ -119,7 +124,7 @@ def fit(
         the parameters of this gate; or there are no more observations than parameters.
     """
     checked = _checked(model, start, box, truth, max_iterations)  # before data are read, which may take hours
-    return _fit(model, reduce(model, chunks(data)), *checked, explore)
+    return _fit(model, reduce(model, chunks(data) if keep else Again(data), keep), *checked, explore)
 
 
 def fit_reduced(
@@ -161,7 +166,7 @@ def _check_data(model: MoERegression, data: Reduced, starts: list[Prompts], box:
             f"n times {outputs} outputs must be more than the {size} parameters of {len(starts[0])} prompts; "
             f"got n = {data.n}"
         )
-    reads = data.key_map.T @ data.blocks[0][0]
+    reads = data.key_map.T @ next(iter(data.blocks))[0]
     keys = [model.activation(np.clip(s.p, -box.prompt, box.prompt)) for s in starts]
     if (apart := min(float(np.median(np.ptp(key @ reads, axis=0))) for key in keys)) > STEP:
         raise ValueError(

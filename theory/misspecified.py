@@ -15,13 +15,14 @@ from scipy.stats import qmc
 
 from common.streams import stream
 from theory.box import Box
+from theory.chunks import chunks
 from theory.coordinates import Layout
 from theory.estimate import fit_reduced
 from theory.jacobian import jacobian
 from theory.merging import merge
 from theory.model import MoERegression, Prompts
 from theory.problem import LeastSquares
-from theory.reduction import Reduced, chunks, reduce
+from theory.reduction import Reduced, reduce
 from theory.starts import anywhere
 
 POINTS = 1 << 15

@@ -19,8 +19,9 @@ that stay in cache, every loop over rows vectorised, and multiplies them by a sm
 registers: the Gram costs less than BLAS takes to multiply a Jacobian that is already there.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numba
 import numpy as np
@@ -30,7 +31,37 @@ from theory.kernel import accumulate_each
 from theory.model import MoERegression
 
 LARGEST = 1e70  # its fourth power, which Gram and decrement may hold, is a number still
-CHUNK = 16_384  # rows at a time of data given as arrays
+KEPT = 1 << 18  # rows of a `head` up to which its features are kept in any case
+
+
+@dataclass(frozen=True)
+class Anew:
+    """Row features that are made anew at every pass over the first so many rows: flat memory, at the price of making.
+
+    Attributes
+    ----------
+    features : callable
+        (x, y) -> row features of a chunk, and its part of the constant.
+    source : iterable of (x, y)
+        Chunks, the same ones whenever they are read.
+    rows : int
+    """
+
+    features: Callable
+    source: Iterable
+    rows: int
+
+    def __iter__(self) -> Iterator[tuple]:
+        return _first((self.features(x, y)[0] for x, y in self.source), self.rows)
+
+
+def _first(blocks: Iterable[tuple], rows: int) -> Iterator[tuple]:
+    """The blocks up to so many rows, of which there must be one."""
+    for block in blocks:
+        yield tuple(np.ascontiguousarray(a[..., :rows]) for a in block)
+        rows -= block[0].shape[1]
+        if rows <= 0:
+            return
 
 
 @dataclass
@@ -39,7 +70,7 @@ class Reduced:
 
     Attributes
     ----------
-    blocks : list of tuples of arrays
+    blocks : list of, or `Anew` with, tuples of arrays
         Row features, feature-major: x~ (k, rows), y~ (r, rows), and for `joint` Q' f0 (r, rows) and the pre-trained
         log-normaliser (rows,), empty otherwise.
     key_map, value_map : ndarray, (k, m) and (r, m)
@@ -52,7 +83,7 @@ class Reduced:
         Rows that evaluations have read so far, those of a `head` among them.
     """
 
-    blocks: list
+    blocks: list | Anew
     key_map: np.ndarray
     value_map: np.ndarray
     constant: float
@@ -61,43 +92,16 @@ class Reduced:
 
     def head(self, rows: int) -> "Reduced":
         """The problem of the first rows only; the constant, which no fit depends on, is scaled."""
-        blocks, left = [], rows
-        for block in self.blocks:
-            if left > 0:
-                blocks.append(tuple(np.ascontiguousarray(a[..., :left]) for a in block))
-                left -= block[0].shape[1]
         n = min(rows, self.n)
+        blocks = self.blocks
+        blocks = replace(blocks, rows=n) if isinstance(blocks, Anew) and n > KEPT else list(_first(blocks, n))
         return Reduced(blocks, self.key_map, self.value_map, self.constant * n / self.n, n, self.rows_read)
 
 
-def chunks(data) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of (x, y), from a pair of arrays or from an iterable of pairs of chunks.
-
-    Raises
-    ------
-    TypeError
-        If data are neither, such as an array alone.
-    ValueError
-        If x and y differ in length.
-    """
-    pairs = "a pair (x, y) of arrays or an iterable of such pairs of chunks"
-    if hasattr(data, "__array__") or isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
-        raise TypeError(f"data must be {pairs}; got one object of class {type(data).__name__}")
-    if isinstance(data, tuple | list) and len(data) == 2 and not any(isinstance(part, tuple) for part in data):
-        x, y = (real(name, part) for name, part in zip("xy", data, strict=True))
-        if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
-            raise ValueError(f"x and y must have the same number of rows; got x {x.shape} and y {y.shape}")
-        parts = max(1, len(x) // CHUNK)
-        yield from zip(np.array_split(x, parts), np.array_split(y, parts), strict=True)
-        return
-    for number, pair in enumerate(data):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"data must be {pairs}; chunk {number} is of class {type(pair).__name__}")
-        yield pair[0], pair[1]
-
-
-def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Reduced:
+def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]], keep: bool = True) -> Reduced:
     """Stream chunks of (x, y) into their row features.
+
+    Without `keep`, features are made anew whenever they are read, from chunks that must be the same ones each time.
 
     Raises
     ------
@@ -106,37 +110,52 @@ def reduce(model: MoERegression, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
     ValueError
         If an array has the wrong shape, is not finite or so large that sums of squares overflow, or there is no row.
     """
-    d, m = model.B.shape
+    m = model.B.shape[1]
     Q, R = np.linalg.qr(model.C)
     outside = model.d_out > len(R)
-    key_map, narrow = (np.eye(m), True) if m <= d else (model.B, False)
+    key_map = np.eye(m) if _narrow(model) else model.B
     value_map = np.vstack([R, np.zeros((1, m))]) if model.joint and outside else R
+    features = partial(_features, model, Q)
     blocks, constant, n = [], 0.0, 0
     for x, y in chunks:
-        x, y = real("x", x), real("y", y)
-        model.check_data(x, y)
-        for name, array in (("x", x), ("y", y)):
-            if array.size and np.abs(array).max() > LARGEST:
-                raise ValueError(f"{name} must stay under {LARGEST:g} in size; got {np.abs(array).max():.3g}")
-        f0, level = model.pretrained(x)
-        if not model.joint:  # new empty arrays: a view would keep all of f0 in memory
-            f0, level, y = np.empty((len(x), 0)), np.empty(0), y - f0
-        target, base = y @ Q, f0 @ Q if model.joint else f0
-        if outside:
-            rest = y - target @ Q.T
-            if model.joint:
-                f0 = f0 - base @ Q.T
-                length = np.linalg.norm(f0, axis=1)
-                axis = f0 / np.where(length > 0, length, 1)[:, None]
-                along = np.einsum("ni,ni->n", rest, axis)
-                rest -= along[:, None] * axis
-                target, base = np.column_stack([target, along]), np.column_stack([base, length])
-            constant += np.vdot(rest, rest)
-        blocks.append(tuple(np.ascontiguousarray(a.T) for a in (x @ model.B if narrow else x, target, base, level)))
-        n += len(x)
+        block, rest = features(x, y)
+        if keep:
+            blocks.append(block)
+        constant += rest
+        n += block[0].shape[1]
     if not n:
         raise ValueError("x and y must have at least one row; got none")
-    return Reduced(blocks, key_map, value_map, constant, n)
+    return Reduced(blocks if keep else Anew(features, chunks, n), key_map, value_map, constant, n)
+
+
+def _narrow(model: MoERegression) -> bool:
+    """Whether B' x is no longer than x."""
+    return model.m <= model.d
+
+
+def _features(model: MoERegression, Q: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[tuple, float]:
+    """Row features of a chunk, and the part of its sum of squares that no prompt can change."""
+    x, y = real("x", x), real("y", y)
+    model.check_data(x, y)
+    for name, array in (("x", x), ("y", y)):
+        if array.size and np.abs(array).max() > LARGEST:
+            raise ValueError(f"{name} must stay under {LARGEST:g} in size; got {np.abs(array).max():.3g}")
+    f0, level = model.pretrained(x)
+    if not model.joint:  # new empty arrays: a view would keep all of f0 in memory
+        f0, level, y = np.empty((len(x), 0)), np.empty(0), y - f0
+    target, base, constant = y @ Q, f0 @ Q if model.joint else f0, 0.0
+    if model.d_out > Q.shape[1]:
+        rest = y - target @ Q.T
+        if model.joint:
+            f0 = f0 - base @ Q.T
+            length = np.linalg.norm(f0, axis=1)
+            axis = f0 / np.where(length > 0, length, 1)[:, None]
+            along = np.einsum("ni,ni->n", rest, axis)
+            rest -= along[:, None] * axis
+            target, base = np.column_stack([target, along]), np.column_stack([base, length])
+        constant = float(np.vdot(rest, rest))
+    arrays = (x @ model.B if _narrow(model) else x, target, base, level)
+    return tuple(np.ascontiguousarray(a.T) for a in arrays), constant
 
 
 def evaluate(data: Reduced, key: np.ndarray, value: np.ndarray, b: np.ndarray, t: np.ndarray):

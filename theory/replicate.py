@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from common.streams import stream
+from theory.chunks import Drawn
 from theory.errors import errors
 from theory.estimate import fit_reduced
 from theory.model import Prompts
@@ -16,6 +17,7 @@ from theory.truths import Setting
 RESTARTS = 5
 GLOBAL_STARTS = 4
 GLOBAL_ROWS = 1000
+LARGE = 3_000_000  # rows from which they are drawn anew at every pass
 
 
 def replicate(study: Study, n: int, number: int, truth: int = 0) -> dict:
@@ -29,7 +31,10 @@ def replicate(study: Study, n: int, number: int, truth: int = 0) -> dict:
     model, target = setting.model, setting.target(n)
     began = time.perf_counter()
     key = (study.name, n, number, *(("truth", truth) if truth else ()))
-    data = reduce(model, model.sample(setting.at(n), study.noise, n, stream(study.seed, *key, "data")))
+    if n < LARGE:
+        data = reduce(model, model.sample(setting.at(n), study.noise, n, stream(study.seed, *key, "data")))
+    else:
+        data = reduce(model, Drawn(model, setting.at(n), study.noise, n, study.seed, (*key, "data")), keep=False)
     rng = stream(study.seed, *key, "start")
     passes = 0
     for restarts in range(RESTARTS + 1):  # noqa: B007  (how many it took is a column)

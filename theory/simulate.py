@@ -22,6 +22,7 @@ from dataclasses import replace
 from common import arguments as commands
 from common import tables
 from common.arguments import Parser
+from common.cluster import cluster
 from common.paths import RESULTS, SCRATCH
 from common.records import provenance, write_atomic
 from common.workers import pool
@@ -52,6 +53,7 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Stu
     parser.add_argument("--noise", type=float, metavar="NU", help="other standard deviation of the noise")
     parser.add_argument("--seed", type=int, metavar="S", help="other seed: truth, pre-trained part and data")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="W", help="processes (all cores)")
+    parser.add_argument("--scheduler", type=commands.given, metavar="ADDRESS", help="of a Dask cluster that computes")
     parser.add_argument(
         "--out",
         type=commands.folder,
@@ -97,8 +99,14 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Stu
     return a, studies, folder
 
 
-def _pool(workers: int):
-    return contextlib.nullcontext() if workers == 1 else pool(workers)
+@contextlib.contextmanager
+def _pool(workers: int, scheduler: str | None):
+    """What computes, None for this process, and what the record says of it."""
+    with contextlib.ExitStack() as stack:
+        if scheduler is not None:
+            yield stack.enter_context(cluster(scheduler))
+        else:
+            yield stack.enter_context(pool(workers)) if workers > 1 else None, {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,16 +120,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         rates, rows, finished, began = [], [], {}, time.monotonic()
         tables.read(folder / "rates.csv", RATES)  # a foreign file is noticed before, not after the work
-        with _pool(arguments.workers) as pool:
+        with _pool(arguments.workers, arguments.scheduler) as (executor, where):
             for study in studies:
-                done = run(study, folder, pool, arguments.fresh)
+                done = run(study, folder, executor, arguments.fresh, where=where)
                 found = measure(study, done)
                 save_rates(folder, found)
                 rates += found
                 rows += done
                 finished[study.name] = study, done
         table = show(rates, rows)
-        table += f"\n{time.monotonic() - began:.0f} s, {arguments.workers} workers, {provenance()['cpu']}"
+        computed = f"{arguments.workers} workers, {provenance()['cpu']}"
+        table += f"\n{time.monotonic() - began:.0f} s, {'a Dask cluster' if arguments.scheduler else computed}"
         claims = lines(judge_all(finished))
         write_atomic(folder / "table.txt", "\n\n".join(filter(None, (claims, table))) + "\n")
         if arguments.study:

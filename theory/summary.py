@@ -76,7 +76,7 @@ def save_rates(folder: Path, rates: list[dict]) -> None:
     new = {r["study"] for r in rates}
     kept = [r for r in tables.read(path, RATES) if r["study"] not in new]
     order = {name: i for i, name in enumerate(STUDIES)}
-    tables.write(path, sorted([*kept, *rates], key=lambda r: order.get(r["study"], len(order))), RATES)
+    tables.finish(path, sorted([*kept, *rates], key=lambda r: order.get(r["study"], len(order))), RATES)
 
 
 def show(rates: list[dict], rows: list[dict]) -> str:
