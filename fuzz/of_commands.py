@@ -66,6 +66,8 @@ COMMANDS = (
             "--workers": COUNTS,
             "--out": FOLDERS,
             "--sizes": (*COUNTS, "5", "100"),
+            "--truths": COUNTS,
+            "--scheduler": ("", " "),
             "--none": NAMES,
         },
         (("--help",), ("--list",), ()),
@@ -196,7 +198,7 @@ COMMANDS = (
         ("exact-linear", "--results", "EMPTY", "--out", "OUT/constants.csv"),
         {0: NAMES, "--results": FOLDERS, "--out": ("", " ", "EMPTY", "FILE/below")},
     ),
-    Command("theory.cases", (), {"": WORDS, "--none": WORDS}),
+    Command("theory.cases", (), {"": WORDS, "--none": WORDS, "--out": ("", " ", "a\0b")}),
     Command("llm.training.counts", (), {"": WORDS, "--none": WORDS}),
     Command(
         "llm/base.py",

@@ -12,7 +12,7 @@ import numpy as np
 from common import journal, seals, tables
 from common.checks import number, whole
 from common.sources import why_local
-from common.streams import stream
+from common.streams import counted, stream
 from common.tables import Column
 from common.texts import parse_json
 from fuzz.nonsense import NO_COUNT, NO_NUMBER, Entry, Random, pick
@@ -86,6 +86,16 @@ def _own(given: dict[str, Any], found: np.ndarray) -> str | None:
     return None if np.array_equal(found, again) and not np.isin(found, other).any() else f"{found}, {again}, {other}"
 
 
+def _block(seed: Any, key: Any, block: int) -> np.ndarray:
+    return counted(seed, key)(block).standard_normal(3)
+
+
+def _own_block(given: dict[str, Any], found: np.ndarray) -> str | None:
+    again, other = (_block(given["seed"], given["key"], given["block"] + more) for more in (0, 1))
+    return None if np.array_equal(found, again) and not np.isin(found, other).any() else f"{found}, {again}, {other}"
+
+
+SEEDS, KEYS = (-1, "x", None, 2.5, True, math.nan), (-1, None, [1], 2.5, True)
 PATHS = (
     "./a",
     "/a/b",
@@ -102,7 +112,10 @@ PATHS = (
 )
 ENTRIES = (
     Entry("common.streams.stream", _drawn, lambda rng: {"seed": int(rng.integers(9)), "key": "a" * rng.integers(1, 9)},
-          {"seed": (-1, "x", None, 2.5, True, math.nan), "key": (-1, None, [1], 2.5, True)}, _own),
+          {"seed": SEEDS, "key": KEYS}, _own),
+    Entry("common.streams.counted", _block,
+          lambda rng: {"seed": int(rng.integers(9)), "key": "a", "block": int(rng.integers(99))},
+          {"seed": SEEDS, "key": KEYS}, _own_block, weight=0.5),
     Entry("common.tables", _table, _cell, {"rows": BAD_ROWS}, _kept),
     Entry("common.texts.parse_json",
           lambda value, text=None: parse_json(json.dumps(value) if text is None else text, "f"),
