@@ -22,6 +22,7 @@ from llm.data.rows import read as read_rows
 from llm.evaluation import tasks
 from llm.evaluation.answers import instructions
 from llm.methods import loading, registry, tensors
+from llm.real import tables as real
 from llm.training import checkpoints
 from llm.training.curve import saved
 from llm.training.settings import Training
@@ -86,6 +87,14 @@ def _claims(path: Path) -> None:
 
 
 CHECKPOINTS = Kind("checkpoints", _checkpoint, _resume, exact=True)
+
+
+def _real(path: Path) -> None:
+    found = {"arm": "linear", "share": 1.0, "seed": 0, "rate_rule": "common", "learning_rate": 0.1, "seconds": 1.5}
+    real.append(path, "curves", [found | {"step": n, "train_loss": 2.0 / (n + 1)} for n in range(3)])
+    real.finish(path, "curves")
+
+
 STUDY = replace(STUDIES["exact-linear"], sizes=(40, 80), replicates=2, large_replicates=2, truths=1)
 
 
@@ -207,6 +216,7 @@ def _truthfulqa(path: Path) -> None:
 KINDS = (
     CHECKPOINTS,
     Kind("tables of the llm study", _study, _read_study, exact=True),
+    Kind("tables of the real study", _real, lambda path: real.Table(path, "curves").rows, exact=True, grows=True),
     Kind("claims.csv", _claims, lambda path: tables.read(path / "claims.csv", CLAIMS), exact=True),
     Kind("tables of a theory study", _fits, _slopes, exact=True),
     Kind("journal of answers", _journal, lambda path: journal.read(path / "a.jsonl", ["key", "responses"]), grows=True),
