@@ -26,6 +26,7 @@ from llm.methods.bases import read_model
 from llm.methods.names import COMBINED, METHODS, OWN, PEFT, PROMPTS
 from zeroinit.config import AdapterConfig
 from zeroinit.families import owner
+from zeroinit.files import check_finite
 
 MARKER, TENSORS = "method.json", tensors.NAME
 # Files of an adapter on the hub.
@@ -126,7 +127,9 @@ def load(model: nn.Module, source: str | os.PathLike) -> nn.Module:
         model = _load_full(model, folder)
     else:
         apply(model, method)
-        tensors.restore(model, tensors.read(folder / TENSORS))
+        found = tensors.read(folder / TENSORS)
+        check_finite(found, folder / TENSORS)
+        tensors.restore(model, found)
     return _remember(model, method)
 
 
