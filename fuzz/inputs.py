@@ -26,7 +26,7 @@ from common.workers import pool
 from fuzz import report
 from fuzz.judge import Case, Tally, judge
 
-FUNCTIONS, COMMANDS, FILES = 260, 400, 100  # cases of an entry
+FUNCTIONS, COMMANDS, FILES = 500, 400, 200  # cases of an entry
 PIECE = 20  # cases of one piece of work
 
 

@@ -223,5 +223,5 @@ COMMANDS = (
         ("--out", "OUT"),
         {"": NAMES, "--results": FOLDERS, "--llm-results": FOLDERS, "--workers": COUNTS, "--out": FOLDERS},
     ),
-    Command("figures/report.py", ("--check",), {"": NAMES, "--none": NAMES}, (("--help",), ())),
+    Command("figures/report.py", ("--check",), {"": NAMES, "--none": NAMES}),
 )

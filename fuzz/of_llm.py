@@ -178,7 +178,7 @@ def _trained(method: str, rate: float, stop: int | None, examples: Any = None) -
             for later in range(stop + 1, 4):
                 (Path(place) / f"checkpoint-{later}" / "manifest.json").unlink(missing_ok=True)
             model = registry.apply(base(), method)
-            train(model, examples, [], settings, Path(place), device="cpu")
+            train(model, examples, [], settings, Path(place), resume=True, device="cpu")
         return {name: tensor.clone() for name, tensor in tensors.trained(model).items()}
 
 

@@ -141,6 +141,17 @@ def test_an_entry_takes_its_valid_inputs(name):
         assert judge.judge(case) == "right"
 
 
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_refuses_every_nonsense(name):
+    entry = ENTRIES[name]
+    for keyword, values in entry.wrong.items():
+        rng = np.random.default_rng(0)
+        given = entry.valid(rng)
+        for value in [values(rng, given) for _ in range(3)] if callable(values) else values:
+            outcome = judge.judge(Case("", lambda given=given | {keyword: value}: entry.call(**given), "refused"))
+            assert outcome == "refused", (keyword, value)
+
+
 @pytest.mark.parametrize("command", of_commands.COMMANDS, ids=lambda command: command.name)
 def test_a_mistake_in_a_command_is_one_line(command):
     cases = [lines.case(command, np.random.default_rng(number)) for number in range(3)]
