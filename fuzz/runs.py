@@ -105,7 +105,7 @@ JOBS = (
     ),
     Job(
         "study",
-        lambda folder: f"fuzz/small_study.py --workers 2 --worlds {base().parent}/worlds --out {folder}/out",
+        lambda folder: f"fuzz/small_study.py --workers 1 --worlds {base().parent}/worlds --out {folder}/out",
         lambda folder: [_rows(folder / "out" / f"{n}.csv") for n in ("tuning", "sample_efficiency", "claims")],
     ),
 )
