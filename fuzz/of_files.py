@@ -162,7 +162,7 @@ def _method(name: str) -> Kind:
     def make(path: Path) -> None:
         registry.save(registry.apply(base(), name), path)
 
-    return Kind(f"folder of {name}", make, lambda path: registry.load(base(), path))
+    return Kind(f"folder of {name}", make, lambda path: registry.load(base(), path), exact=name != "full")
 
 
 def _rows(ending: str) -> Kind:

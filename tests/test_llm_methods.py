@@ -209,6 +209,11 @@ def test_damaged_folders_and_other_bases(tmp_path):
     save(prepared("norms"), tmp_path / "norms")
     with pytest.raises(ValueError, match=r"norm.weight \(float32 \(48,\), model: float32 \(64,\)\), .* and 6 more"):
         load(tiny(hidden_size=64), tmp_path / "norms")
+    changed = (tmp_path / "norms" / registry.TENSORS).read_bytes()[:-1] + b"\0"
+    (tmp_path / "norms" / registry.TENSORS).write_bytes(changed)
+    with pytest.raises(ValueError, match=r"tensors.safetensors is not the file that was saved with method.json"):
+        load(tiny(), tmp_path / "norms")
+    (tmp_path / "norms" / registry.MARKER).write_text(json.dumps({"method": "norms", "version": 1}))  # an earlier one
     infinite = {name: t / 0 for name, t in trained(prepared("norms")).items()}
     tensors.write(tmp_path / "norms" / registry.TENSORS, infinite)
     with pytest.raises(ValueError, match=r"all weights must be finite; in .*tensors.safetensors these are not"):
