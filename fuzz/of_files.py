@@ -17,7 +17,7 @@ import zeroinit
 from common import journal, seals, tables
 from fuzz.damages import Kind, sample
 from fuzz.nonsense import Random
-from fuzz.samples import LAYERS, SMALL, adapted, base, rows
+from fuzz.samples import LAYERS, SMALL, adapted, base, rows, tokenizer
 from llm.data.rows import read as read_rows
 from llm.evaluation import tasks
 from llm.evaluation.answers import instructions
@@ -154,8 +154,9 @@ def _base(path: Path) -> None:
 
 
 def _load_base(path: Path) -> Any:
-    world, (model, _) = worlds.read(path), loading.load_base(path, "float32", "cpu")
-    return world == SMALL and model
+    world, (model, words) = worlds.read(path), loading.load_base(path, "float32", "cpu")
+    text = SMALL.instructions()[0]["instruction"]
+    return world == SMALL and words(text)["input_ids"] == tokenizer()(text)["input_ids"] and model
 
 
 def _method(name: str) -> Kind:

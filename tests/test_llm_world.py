@@ -223,7 +223,12 @@ def test_a_damaged_world_is_one_line(text, tmp_path):
     ("name", "change", "message"),
     [
         ("world.json", lambda data: data.replace(b'"seed": 0', b'"seed": 1', 1), "not as it was written"),
-        ("model.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "the weights in .* are not those"),
+        ("tokenizer.json", lambda data: data + b" ", r"tokenizer.json in .* is missing, or not as"),
+        (
+            "model.safetensors",
+            lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+            r"model.safetensors in .* not as",
+        ),
     ],
 )
 def test_a_base_that_was_changed_is_noticed(name, change, message, tmp_path):

@@ -41,20 +41,21 @@ def write(model: Any, world: World, settings: Pretraining, curve: list[dict], fo
     world.tokenizer().save_pretrained(folder)
     write_atomic(folder / INSTRUCTIONS_NAME, json.dumps(world.instructions(), indent=0) + "\n")
     text = {"world": asdict(world), "pretraining": asdict(settings), "curve": curve, "provenance": provenance()}
-    write_atomic(folder / CONFIG_NAME, seals.sealed(text | {"weights": _weights(folder)}))
+    write_atomic(folder / CONFIG_NAME, seals.sealed(text | {"files": _digests(folder)}))
 
 
 def fingerprint(folder: Path) -> str:
     """Which weights a base folder has; errors as of `read`."""
     read(folder)
-    return _weights(folder)
-
-
-def _weights(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(Path(folder).glob("*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name != CONFIG_NAME)
+    return {path.name: seals.digest(path) for path in files}
 
 
 def read(folder: Path) -> World:
@@ -65,7 +66,7 @@ def read(folder: Path) -> World:
     FileNotFoundError
         If there is none, with the command that makes one.
     ValueError
-        If its world.json or its weights are not as they were written.
+        If its world.json, or a file that belongs to it, is not as it was written.
     """
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
@@ -76,6 +77,8 @@ def read(folder: Path) -> World:
     found, names = record.get("world"), {field.name for field in fields(World)}
     if not isinstance(found, dict) or found.keys() != names:
         raise ValueError(f"{path} must have a world with {', '.join(sorted(names))}; restore it")
-    if record.get("weights") != _weights(folder):
-        raise ValueError(f"the weights in {folder} are not those that {path.name} was written with; restore them")
+    written, now = record.get("files"), _digests(folder)
+    if not isinstance(written, dict) or (changed := [name for name in written if now.get(name) != written[name]]):
+        which = changed[0] if isinstance(written, dict) else "a file"
+        raise ValueError(f"{which} in {folder} is missing, or not as {path.name} was written with; restore it")
     return World(**found)
