@@ -2,8 +2,9 @@
 """Cost of a fit against n, up to 1e8 rows that are drawn anew at every pass; results/theory/scaling.csv and .json.
 
 For each n a process of its own fits the truth of exact-linear, search included: its peak memory (interpreter and
-libraries too), its passes, CPU seconds and error. Then descents from the same start are timed: CPU seconds of a step,
-which is one pass over n rows (draw them, make their features, add up value, gradient and Gram) and a solution.
+libraries too), its passes, CPU seconds and error. Then descents of two steps from the same start are timed: CPU seconds
+of a step, which is one pass over n rows (draw them, make their features, add up value, gradient and Gram) and a
+solution; the least of the descents, as other work of the machine only adds.
 """
 
 import os
@@ -39,7 +40,8 @@ from theory.study import decades
 from theory.tables import SCALING
 
 STUDY = STUDIES["exact-linear"]
-STEPS, SECONDS = 3, 2.0  # of a timed descent; descents are repeated until they took so long
+STEPS = 2  # of a timed descent
+SECONDS = 5.0  # that all of them take at least; there are two or more
 LINEAR = 100_000  # from here on seconds of a step should be proportional to n
 
 
@@ -54,14 +56,16 @@ def measure(n: int) -> dict:
     seconds = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     problem = LeastSquares(model, reduce(model, Again(data), keep=False), Layout(model, STUDY.fitted))
-    steps, began = 0, time.process_time()
-    while steps < STEPS or time.process_time() - began < SECONDS:
-        steps += descend(problem, problem.layout.pack(start), STUDY.box.bounds, STEPS).iterations
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < SECONDS:
+        began = time.process_time()
+        descend(problem, problem.layout.pack(start), STUDY.box.bounds, STEPS)
+        times.append(time.process_time() - began)
     return {
         "n": n,
-        "seconds_per_step": (time.process_time() - began) / steps,
+        "seconds_per_step": min(times) / STEPS,
         "peak_mb": peak,
-        "steps": steps,
+        "descents": len(times),
         "fit_seconds": seconds,
         "fit_passes": found.iterations,
         "status": found.status,
@@ -79,14 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--decades must lie between 3 and 9; got {a.decades:g}")
 
     def work() -> None:
-        rows = []
-        for n in decades(3, a.decades):
+        sizes, rows = decades(3, a.decades), []
+        for n in (sizes[0], *sizes):  # the first one twice, as it may have to compile
             with pool(1) as executor:
                 rows.append(executor.submit(measure, n).result())
-            words = (
-                "{n:11} {seconds_per_step:9.4g} s a step {peak_mb:7.0f} MB {fit_seconds:8.1f} s a fit of {fit_passes}"
-            )
+            words = "{n:11} {seconds_per_step:9.4g} s a step, {peak_mb:4.0f} MB; fit {fit_seconds:8.1f} s, {fit_passes}"
             print(words.format(**rows[-1]), f"passes, {rows[-1]['status']}", flush=True)
+        del rows[0]
         record = {"study": STUDY.configuration(), "threads": 1, "provenance": provenance()}
         tables.finish(a.out / "scaling.csv", rows, SCALING)
         write_atomic(a.out / "scaling.json", seals.sealed(record))

@@ -69,7 +69,7 @@ SCALING = {
     "n": _LEAST,
     "seconds_per_step": _SIZE,  # of CPU, as all seconds here
     "peak_mb": _SIZE,
-    "steps": _LEAST,
+    "descents": _LEAST,
     "fit_seconds": _SIZE,
     "fit_passes": _LEAST,
     "status": Column(words=STATUS),
