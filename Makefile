@@ -13,6 +13,8 @@ DATA := $(if $(ZIA_DATA),--data $(ZIA_DATA))
 
 reproduce: .venv/installed  ## quick twin of every study, notebooks and figures from its rows, one table
 	$(PY) theory/simulate.py
+	$(PY) -m theory.dynamics --quick
+	$(PY) -m theory.real --out results/scratch/theory
 	$(PY) llm/study.py
 	$(PY) figures/draw.py --results results/scratch/theory --llm-results results/scratch/llm --out figures/out/quick
 
@@ -40,6 +42,8 @@ results: .venv/installed $(WORLDS)  ## every study in full; goes on where it was
 	$(PY) -m theory.constants
 	$(PY) theory/simulate.py --out results/quick
 	$(PY) -m theory.cases
+	$(PY) -m theory.dynamics
+	$(PY) -m theory.real
 	$(PY) llm/study.py --full
 	$(PY) -m llm.training.counts
 	$(PY) figures/report.py

@@ -18,6 +18,7 @@ from common.records import write_atomic
 from common.texts import read_json
 from figures.llm_tables import judged, runs
 from figures.reliability import reliability
+from figures.theory_practice import real_models_table, training_table
 from figures.theory_tables import read_rates, read_rows
 from llm.world.claims import ORDER, interval
 from llm.world.experiments import MAIN
@@ -243,7 +244,8 @@ def _record(path: Path) -> dict:
 
 
 OF_LLM = (arms, verdicts, claims, ablations, batches, real)
-BLOCKS = {f.__name__: f for f in (quick, rates, certificates, benchmarks, attention, *OF_LLM, reliability)}
+OF_TRUTHS = (training_table, real_models_table)
+BLOCKS = {f.__name__: f for f in (quick, rates, certificates, benchmarks, attention, *OF_LLM, *OF_TRUTHS, reliability)}
 
 
 def filled(text: str) -> str:

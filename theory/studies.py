@@ -219,6 +219,14 @@ STUDIES: dict[str, Study] = {
             sizes=decades(3.5, 5.5),
             first_n=3162,
         ),
+        _many(
+            name="real-head",
+            about="Theorem 4.2 on a head of a real model, inputs with the moments of its hidden states",
+            head="stories260K",
+            d=40,
+            d_out=8,
+            noise=0.01,
+        ),
         Study(
             "under",
             "one prompt fewer than the truth has: errors to the best fit of that size",

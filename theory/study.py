@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from common import seals
+from theory import heads
 from theory.arrays import real
 from theory.box import Box
 from theory.identifiability import Report, require
@@ -61,6 +63,8 @@ class Study:
         Number of truths, each with a model and prompts of its own; of a seed, truth 0 is the same for any number.
     large_n : int
         From here on there are large_replicates.
+    head : str, optional
+        The real head whose model every truth has, by the name of its model in `theory.heads`; d and d_out are its own.
 
     Raises
     ------
@@ -94,6 +98,7 @@ class Study:
     moving: str = ""
     truths: int = 1
     large_n: int = 100_000
+    head: str | None = None
 
     def __post_init__(self) -> None:
         least = {"d": 1, "d_out": 1, "L": 1, "extra": 0, "fewer": 0, "truths": 1, "replicates": 1, "seed": 0}
@@ -126,12 +131,19 @@ class Study:
         finite = spread.shape == (2,) and apart.ndim == 0 and np.isfinite([*spread, apart]).all()
         if not finite or spread[0] >= spread[1] or apart < 0:
             raise ValueError(f"spread must increase and apart be 0 or more; got {self.spread!r} and {self.apart!r}")
-        for number in range(self.truths):
+        for number in range(0 if self.head else self.truths):  # a head's file is read when it is needed
             self.drawn(number)
 
     def drawn(self, number: int) -> tuple[MoERegression, Prompts]:
         """Model and true prompts of this number, before they move."""
-        model = draw_model(self.d, self.d_out, self.activation, self.gate, self.seed, number)
+        if self.head:
+            model = heads.load(heads.path_of(self.head)).model(self.activation, self.gate)
+            if (model.d, model.d_out) != (self.d, self.d_out):
+                raise ValueError(
+                    f"d and d_out of head {self.head} are {model.d}, {model.d_out}; got {self.d}, {self.d_out}"
+                )
+        else:
+            model = draw_model(self.d, self.d_out, self.activation, self.gate, self.seed, number)
         return model, draw_prompts(model, self.L, self.spread, self.apart, self.seed, number)
 
     def setting(self, number: int = 0) -> Setting:
@@ -181,7 +193,8 @@ class Study:
     def configuration(self) -> dict:
         """Everything that its numbers depend on, the first truth included."""
         truth = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self.truth).items()}
-        return asdict(self) | {"sizes": list(self.sizes), "truth": truth}
+        known = asdict(self) | {"sizes": list(self.sizes), "truth": truth}
+        return known | ({"head_sha256": seals.digest(heads.path_of(self.head))} if self.head else {})
 
 
 @lru_cache(maxsize=256)

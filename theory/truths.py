@@ -80,14 +80,14 @@ def draw_prompts(
     """
     rng = stream(seed, "truth", model.d, L, *([number] if number else []))
     for _ in range(DRAWS):
-        unit = rng.uniform(size=(2, L, model.d))
+        unit = rng.uniform(size=(2, L, model.m))
         p, value = spread[0] + (spread[1] - spread[0]) * unit
         distance = np.linalg.norm(p[:, None] - p, axis=-1)[np.triu_indices(L, 1)]
         if L == 1 or distance.min() >= apart:
             break
     else:
         raise ValueError(
-            f"apart must leave room for {L} prompts between {spread[0]:g} and {spread[1]:g} in {model.d} dimensions; "
+            f"apart must leave room for {L} prompts between {spread[0]:g} and {spread[1]:g} in {model.m} dimensions; "
             f"none of {DRAWS} draws has them {apart:g} apart. Choose a smaller apart, or a wider spread"
         )
     b = 0.3 * rng.standard_normal(L)
