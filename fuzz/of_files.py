@@ -114,8 +114,8 @@ def _slopes(path: Path) -> Any:
 
 def _head(path: Path) -> None:
     rng = _generator()
-    weights = rng.standard_normal((3, 6, 2))
-    heads.save(heads.head_of(*weights, rng.standard_normal((20, 9, 6)), 10_000.0), path / "head.json", {})
+    q, k, v = rng.standard_normal((3, 6, 2))
+    heads.save(heads.head_of(q, k, v, rng.standard_normal((20, 9, 6)), 10_000.0), path / "head.json", {})
 
 
 def _load_head(path: Path) -> Any:
