@@ -2,12 +2,13 @@
 
 `rows`: results/theory/STUDY.csv, one line a fit. `rates`: results/theory/rates.csv, one line a study and quantity.
 `constants`: results/theory/constants.csv, one line a study, quantity and n.
+`probe`: results/theory/probe.csv, one line a gate, case and eps.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from common.tables import TableError
+from common.tables import Column, TableError
 
 STATUS = ("converged", "max_iterations", "stalled", "above_truth")
 COLUMNS = (
@@ -31,6 +32,17 @@ QUANTITIES = (
     "moving_prompt_error", "value_error", "over_prompt_error_unweighted", "sqrt_over_term", "gated_prompt_error",
     "merged_error", "voronoi_q", "exact_prompt_error_q",
 )  # fmt: skip
+PROBE_GATES = ("zero_init", "joint", "joint_unshared")
+PROBE_CASES = (
+    "exact-linear", "exact-tanh", "over-linear", "over-tanh", "no-gauge", "single-prompt", "rank-c", "gate-zero",
+    "relu-inactive", "relu-active", "doubled", "moving",
+)  # fmt: skip
+PROBE = {
+    "gate": Column(words=PROBE_GATES),
+    "case": Column(words=PROBE_CASES),
+    "eps": Column("number", low=0),
+    "ratio": Column("number", low=0),
+}
 KINDS = ("exact", "bound", "uniform")
 
 
