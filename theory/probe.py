@@ -4,10 +4,11 @@ The proofs bound |f_G - f_G*|_{L2(mu)} from below by a constant times D(G, G*) +
 
     ratio(eps) = min { |f_G - f_G*|_{L2(mu)} / eps :  D(G, G*) + |alpha - alpha*| = eps },        mu = N(0, I_2),
 
-is that constant: where it stays off 0 the rates follow, where it falls to 0 or is 0 a condition is broken. L2(mu) is a
-Gauss-Hermite sum. Minima are sought from several starts (SLSQP), for every cell that may hold two fitted prompts. A cell
-may not be empty: its missing weight alone would exceed eps. So a ratio is an upper bound of the minimum; a ratio of 0 is
-proved by its witness, other prompts with the same f, `witness`.
+is that constant: where it stays off 0 the rates follow, where it falls to 0 or is 0 a condition is broken. L2(mu) is
+a Gauss-Hermite sum. Minima are sought from several starts (SLSQP), for every cell that may hold two fitted prompts. A
+cell may not be empty: its missing weight alone would exceed eps. What is found is an upper bound of the minimum. Where
+a witness is known, other prompts with the same f at the same loss, the minimum is 0 and nothing is sought: the ratio
+is that of the witness, which is rounding.
 
     python -m theory.probe                       writes results/theory/probe.csv, and probe.json beside it
 """
@@ -15,7 +16,6 @@ proved by its witness, other prompts with the same f, `witness`.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from scipy.optimize import brentq, minimize
@@ -35,13 +35,13 @@ from theory.tables import PROBE, PROBE_CASES, PROBE_GATES
 from theory.truths import draw_model, draw_prompts, halves
 from theory.voronoi import voronoi_loss
 
-SIZES = tuple(float(f"{10 ** (-k / 2):.6g}") for k in range(2, 9))
+SIZES = (1e-1, 1e-2, 1e-3, 1e-4)
 SEED = 12
 STARTS = 4  # of each kind, besides the minimum of the eps before
 NODES = 14  # of the quadrature in each of two dimensions
 REACH = 1.5  # how far from its true prompt a light spare prompt starts
 
-Path_ = Callable[[float], Prompts]
+Way = Callable[[float], Prompts]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Problem:
     extra: int = 0
     raw: bool = False
     pair: tuple[int, int] | None = None
-    witness: Path_ | None = None
+    witness: Way | None = None
 
     def loss(self, fitted: Prompts) -> float:
         """D + |alpha - alpha*|; D alone for the joint gates."""
@@ -103,7 +103,7 @@ def problem(case: str, gate: str, eps: float) -> Problem:
     return Problem(model, truth, extra, case == "no-gauge", pair, witness(case, model, truth))
 
 
-def witness(case: str, model: MoERegression, truth: Prompts) -> Path_ | None:
+def witness(case: str, model: MoERegression, truth: Prompts) -> Way | None:
     """Prompts at every distance from the truth that have its f, for the broken conditions; None where none is known."""
     first, second = np.eye(2)
     if case == "no-gauge" and not model.joint:
@@ -117,7 +117,7 @@ def witness(case: str, model: MoERegression, truth: Prompts) -> Path_ | None:
         return lambda c: replace(truth, p_value=value + c * second)
     if case == "rank-c" and not model.joint:
         return lambda c: replace(truth, p=truth.p + c * second)
-    if case == "relu-inactive" and not model.unshared:
+    if case == "relu-inactive":
         side = np.eye(len(truth))[:, :1] * first
         return lambda c: replace(truth, p=truth.p - c * side)
     if case.startswith("over") or case == "doubled":
@@ -218,7 +218,7 @@ def least(given: Problem, eps: float, known: dict[str, np.ndarray] | None = None
     """
     distance, known, best = Distance(given), {} if known is None else known, np.inf
     if given.witness is not None:
-        best = distance(_at(given, given.witness, eps)) / eps
+        return distance(at_loss(given, given.witness, eps)) / eps
     for chart in charts(given, eps):
         rng, lowest = stream(SEED, "starts", chart.key), np.inf
         starts = [rng.standard_normal(len(chart.base)) / 2 for _ in range(STARTS if "far" not in chart.key else 1)]
@@ -243,7 +243,7 @@ def _descend(given: Problem, distance: Distance, chart: Chart, eps: float, z: np
     def surplus(z: np.ndarray) -> float:
         return given.loss(chart.layout.unpack(chart.theta(z))) / eps - 1
 
-    options = {"maxiter": 150, "ftol": 1e-13}
+    options = {"maxiter": 100, "ftol": 1e-13}
     try:
         found = minimize(
             squared, z, jac=True, method="SLSQP", constraints={"type": "eq", "fun": surplus}, options=options
@@ -256,7 +256,7 @@ def _descend(given: Problem, distance: Distance, chart: Chart, eps: float, z: np
     return float(np.sqrt(found.fun)) / (1 + off), found.x
 
 
-def _at(given: Problem, path: Path_, eps: float) -> Prompts:
+def at_loss(given: Problem, path: Way, eps: float) -> Prompts:
     """The prompts of the path at loss eps."""
     high = eps
     while given.loss(path(high)) < eps:
