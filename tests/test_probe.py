@@ -18,7 +18,8 @@ from theory import probe
 from theory.coordinates import Layout
 from theory.equivalents import doubled
 from theory.model import Prompts
-from theory.probe import SIZES, Distance, at_loss, least, main, problem
+from theory.probe import SIZES, Distance, least, main
+from theory.probe_cases import at_loss, problem
 from theory.tables import PROBE, PROBE_CASES, PROBE_GATES
 from theory.voronoi import voronoi_loss
 

@@ -14,8 +14,8 @@ is that of the witness, which is rounding.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq, minimize
@@ -25,109 +25,19 @@ from common import journal, tables
 from common.arguments import Parser, file, run
 from common.paths import RESULTS
 from common.streams import stream
-from theory.cases import RELU
 from theory.coordinates import Layout
 from theory.equivalents import doubled
 from theory.jacobian import jacobian
 from theory.merging import double
 from theory.model import MoERegression, Prompts
+from theory.probe_cases import SEED, Problem, at_loss, problem
 from theory.tables import PROBE, PROBE_CASES, PROBE_GATES
-from theory.truths import draw_model, draw_prompts, halves
-from theory.voronoi import voronoi_loss
 
 SIZES = (1e-1, 1e-2, 1e-3, 1e-4)
-SEED = 12
-STARTS = 4  # of each kind, besides the minimum of the eps before
+STARTS = 2  # in each chart (one where the spare prompt is far), besides the minimum of the eps before
 NODES = 14  # of the quadrature in each of two dimensions
-REACH = 1.5  # how far from its true prompt a light spare prompt starts
-
-Way = Callable[[float], Prompts]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A model, its true prompts, and how many prompts more are fitted.
-
-    Attributes
-    ----------
-    model : MoERegression
-    truth : Prompts
-    extra : int
-        L' - L: 0 or 1.
-    raw : bool
-        Whether the loss compares exp(b) as the paper writes it, without the gauge of the biases.
-    pair : tuple of int, or None
-        Two true prompts that are halves of one.
-    witness : callable or None
-        c -> prompts with the f of the truth, as far from it as c says.
-    """
-
-    model: MoERegression
-    truth: Prompts
-    extra: int = 0
-    raw: bool = False
-    pair: tuple[int, int] | None = None
-    witness: Way | None = None
-
-    def loss(self, fitted: Prompts) -> float:
-        """D + |alpha - alpha*|; D alone for the joint gates."""
-        found = voronoi_loss(fitted, self.truth)
-        if self.raw:
-            found = replace(
-                voronoi_loss(replace(fitted, alpha=None), replace(self.truth, alpha=None)), gating=found.gating
-            )
-        return found.total + (0.0 if np.isnan(found.gating) else found.gating)
-
-
-def problem(case: str, gate: str, eps: float) -> Problem:
-    """The problem of a case; the truth of `moving` depends on eps: two halves at distance eps^(1/4)."""
-    if case not in PROBE_CASES or gate not in PROBE_GATES:
-        raise ValueError(f"case and gate must be of {', '.join((*PROBE_CASES, *PROBE_GATES))}; got {case!r}, {gate!r}")
-    relu = case.startswith("relu")
-    model = draw_model(2, 2, "tanh" if case.endswith("tanh") else "identity", gate, SEED, 0)
-    if relu or case == "rank-c":
-        C = model.C * [1.0, 0.0] if case == "rank-c" else model.C
-        model = MoERegression(model.A, model.a, model.eta, model.B, C, RELU if relu else "identity", gate)
-    L = {"single-prompt": 1, "doubled": 2}.get(case, 3)
-    truth = draw_prompts(model, L, (0.6, 2.0) if relu else (-1.3, 1.3), 0.6, SEED, 0)
-    if case == "relu-inactive":
-        p = truth.p.copy()
-        p[0, 0] = -0.6
-        truth = replace(truth, p=p)
-    if case == "gate-zero" and truth.alpha is not None:
-        truth = replace(truth, alpha=0.0)
-    if case == "moving":
-        truth = halves(truth, 0, 0.5 * eps**0.25 * np.eye(2)[0])
-    extra = int(case.startswith("over") or case == "doubled")
-    pair = (0, L) if case == "moving" else None
-    return Problem(model, truth, extra, case == "no-gauge", pair, witness(case, model, truth))
-
-
-def witness(case: str, model: MoERegression, truth: Prompts) -> Way | None:
-    """Prompts at every distance from the truth that have its f, for the broken conditions; None where none is known."""
-    first, second = np.eye(2)
-    if case == "no-gauge" and not model.joint:
-        return lambda c: replace(truth, b=truth.b + c)
-    if case == "single-prompt" and not model.joint:
-        return lambda c: replace(truth, p=truth.p * (1 + c), alpha=np.arctanh(np.tanh(truth.alpha or 0.0) / (1 + c)))
-    if case == "gate-zero" and not model.joint:
-        return lambda c: replace(truth, p=truth.p + c)
-    if case == "rank-c" and truth.p_value is not None:
-        value = truth.p_value
-        return lambda c: replace(truth, p_value=value + c * second)
-    if case == "rank-c" and not model.joint:
-        return lambda c: replace(truth, p=truth.p + c * second)
-    if case == "relu-inactive":
-        side = np.eye(len(truth))[:, :1] * first
-        return lambda c: replace(truth, p=truth.p - c * side)
-    if case.startswith("over") or case == "doubled":
-        twice = double(truth, 0)
-        if twice.p_value is not None:  # two keys in one place: values on both sides of the true one, in sigma's range
-            sides = np.eye(len(twice))[0] - np.eye(len(twice))[-1]
-            values = model.activation(twice.p_value)
-            inverse = np.arctanh if model.activation.name == "tanh" else np.asarray
-            return lambda c: replace(twice, p_value=inverse(values + c * sides[:, None] * first))
-    return None
+REACH = 0.45  # share of the way to another true prompt where a light spare prompt starts
+LIGHT = 0.1  # its weight over eps
 
 
 def nodes(model: MoERegression) -> tuple[np.ndarray, np.ndarray]:
@@ -190,13 +100,12 @@ def charts(given: Problem, eps: float) -> Iterator[Chart]:
         near[np.concatenate([a[L] for a in layout.atoms])], near[layout.b[L]] = np.sqrt(eps), 1.0
         yield Chart(layout, layout.pack(twice), near, [(j, L)], f"near {j}")
         far[layout.of(L)] = 1.0
-        b = np.append(truth.b, np.logaddexp.reduce(truth.b) + np.log(eps))
-        rng = stream(SEED, "far", j)
-        for k in range(STARTS // 2):
+        b = np.append(truth.b, np.logaddexp.reduce(truth.b) + np.log(LIGHT * eps))
+        for k in set(range(L)) - {j}:
             p, value = twice.p.copy(), None if twice.p_value is None else twice.p_value.copy()
             for array in (p, value):
                 if array is not None:
-                    array[L] += REACH * rng.standard_normal(2)
+                    array[L] += REACH * (array[k] - array[j])
             yield Chart(layout, layout.pack(Prompts(p, b, truth.alpha, value)), far, [], f"far {j} {k}")
 
 
@@ -221,8 +130,9 @@ def least(given: Problem, eps: float, known: dict[str, np.ndarray] | None = None
         return distance(at_loss(given, given.witness, eps)) / eps
     for chart in charts(given, eps):
         rng, lowest = stream(SEED, "starts", chart.key), np.inf
-        starts = [rng.standard_normal(len(chart.base)) / 2 for _ in range(STARTS if "far" not in chart.key else 1)]
-        starts += [known[chart.key]] if chart.key in known else []
+        before = [known[chart.key]] if chart.key in known else []
+        count = (1 if "far" in chart.key else STARTS) - len(before)
+        starts = before + [rng.standard_normal(len(chart.base)) / 2 for _ in range(count)]
         for z in starts:
             ratio, end = _descend(given, distance, chart, eps, z)
             if ratio < lowest:
@@ -243,25 +153,26 @@ def _descend(given: Problem, distance: Distance, chart: Chart, eps: float, z: np
     def surplus(z: np.ndarray) -> float:
         return given.loss(chart.layout.unpack(chart.theta(z))) / eps - 1
 
-    options = {"maxiter": 100, "ftol": 1e-13}
+    def onto(z: np.ndarray) -> np.ndarray:
+        """z, scaled to the loss eps."""
+        high = 1.0
+        while surplus(high * z) < 0:
+            high *= 2
+        return z * float(brentq(lambda c: surplus(c * z), 0.0, high, xtol=1e-14, rtol=1e-12))  # type: ignore[arg-type]
+
+    ends, options = [], {"maxiter": 60, "ftol": 1e-13}
     try:
-        found = minimize(
-            squared, z, jac=True, method="SLSQP", constraints={"type": "eq", "fun": surplus}, options=options
-        )
-        off = surplus(found.x)
-    except (ValueError, FloatingPointError):  # f or the loss overflows on the way
+        z = onto(z)
+        ends.append((squared(z)[0], z))
+        constraint = {"type": "eq", "fun": surplus}
+        z = onto(minimize(squared, z, jac=True, method="SLSQP", constraints=constraint, options=options).x)
+        ends.append((squared(z)[0], z))
+    except (ValueError, FloatingPointError):  # the loss is above eps wherever z leads, or f overflows
+        pass
+    if not ends:
         return np.inf, z
-    if not np.isfinite(found.fun) or abs(off) > 1e-5:
-        return np.inf, z
-    return float(np.sqrt(found.fun)) / (1 + off), found.x
-
-
-def at_loss(given: Problem, path: Way, eps: float) -> Prompts:
-    """The prompts of the path at loss eps."""
-    high = eps
-    while given.loss(path(high)) < eps:
-        high *= 1.5
-    return path(float(brentq(lambda c: given.loss(path(c)) - eps, 0.0, high, xtol=1e-15, rtol=1e-13)))  # type: ignore[arg-type]
+    lowest, z = min(ends, key=lambda end: end[0])
+    return float(np.sqrt(lowest)), z
 
 
 def twin_row() -> dict:
