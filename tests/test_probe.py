@@ -12,7 +12,7 @@ from artists import assert_same, points
 from scipy.linalg import eigh
 
 from common import seals, tables
-from common.paths import RESULTS
+from common.paths import RESULTS, ROOT
 from figures import probe_figure
 from theory import probe
 from theory.coordinates import Layout
@@ -96,9 +96,8 @@ def test_doubled_prompts_in_fifty_digits():
         assert largest_change(given, [sums, biases, t, sums]) > 1e-3  # with the gate of the truth it has another f
     row = probe.twin_row()
     assert row["ratio"] < 1e-14
-    assert row["eps"] == pytest.approx(
-        voronoi_loss(doubled(given.truth), given.truth).total + abs(doubled(given.truth).alpha - given.truth.alpha)
-    )
+    loss = voronoi_loss(doubled(given.truth), given.truth)
+    assert row["eps"] == pytest.approx(loss.total + loss.gating)
     assert row["eps"] > 0.5
 
 
@@ -217,3 +216,14 @@ def test_the_figure_shows_the_table():
         rows = rows[rows["drawn"] > 0]
         assert_same(np.log10(points(ax)), np.log10(rows[["eps", "drawn"]].to_numpy(float)))
     assert (shown["drawn"] == shown["ratio"].clip(lower=probe_figure.FLOOR)).all()
+
+
+def test_the_text_shows_the_table():
+    text, rows = (ROOT / "docs" / "identifiability.md").read_text(), committed()
+    section = text[text.index("## 7.") :]
+    for (case, gate), each in rows.groupby(["case", "gate"]):
+        small = each[each["eps"] < 0.2]["ratio"]
+        cells = " | ".join("0" if r < 1e-10 else f"{r:.2g}" for r in small)
+        assert f"| {case} | {gate} | {cells} |" in section
+    twin = rows[(rows["case"] == "doubled") & (rows["eps"] > 0.2)].iloc[0]
+    assert f"D + |alpha - alpha*| = {twin['eps']:.3g}" in section

@@ -37,6 +37,7 @@ SIZES = (1e-1, 1e-2, 1e-3, 1e-4)
 STARTS = 2  # in each chart (one where the spare prompt is far), besides the minimum of the eps before
 NODES = 14  # of the quadrature in each of two dimensions
 REACH = 0.45  # share of the way to another true prompt where a light spare prompt starts
+FARTHEST = 30.0  # of the coordinates z
 LIGHT = 0.1  # its weight over eps
 
 
@@ -148,7 +149,10 @@ def _descend(given: Problem, distance: Distance, chart: Chart, eps: float, z: np
         theta = chart.theta(z)
         prompts = chart.layout.unpack(theta)
         e = distance.vector(prompts) / eps
-        return float(e @ e), 2 * (e @ (distance.derivative(prompts) / eps) @ chart.slope(theta))
+        gradient = 2 * (e @ (distance.derivative(prompts) / eps) @ chart.slope(theta))
+        if not np.isfinite(gradient).all():  # SLSQP would not end
+            raise ValueError(f"derivatives must be finite; got {gradient}")
+        return float(e @ e), gradient
 
     def surplus(z: np.ndarray) -> float:
         return given.loss(chart.layout.unpack(chart.theta(z))) / eps - 1
@@ -158,14 +162,18 @@ def _descend(given: Problem, distance: Distance, chart: Chart, eps: float, z: np
         high = 1.0
         while surplus(high * z) < 0:
             high *= 2
+            if high > 1e3:
+                raise ValueError(f"the loss must reach {eps:g} on this ray, and does not up to {high:g}")
         return z * float(brentq(lambda c: surplus(c * z), 0.0, high, xtol=1e-14, rtol=1e-12))  # type: ignore[arg-type]
 
+    bounds = np.outer(np.maximum(10 * np.abs(z), FARTHEST), [-1, 1])
     ends, options = [], {"maxiter": 60, "ftol": 1e-13}
     try:
         z = onto(z)
         ends.append((squared(z)[0], z))
         constraint = {"type": "eq", "fun": surplus}
-        z = onto(minimize(squared, z, jac=True, method="SLSQP", constraints=constraint, options=options).x)
+        found = minimize(squared, z, jac=True, method="SLSQP", bounds=bounds, constraints=constraint, options=options)
+        z = onto(found.x)
         ends.append((squared(z)[0], z))
     except (ValueError, FloatingPointError):  # the loss is above eps wherever z leads, or f overflows
         pass
