@@ -12,7 +12,7 @@ from artists import assert_same, points
 from scipy.linalg import eigh
 
 from common import seals, tables
-from common.paths import RESULTS, ROOT
+from common.paths import RESULTS
 from figures import probe_figure
 from theory import probe
 from theory.coordinates import Layout
@@ -174,12 +174,16 @@ def test_killed_and_run_again(tmp_path, monkeypatch, capsys):
 # the committed table --------------------------------------------------------------------------------------------------
 
 
+needs_table = pytest.mark.skipif(not TABLE.exists(), reason="no probe.csv: run `python -m theory.probe`")
+
+
 def committed():
     rows = tables.read(TABLE, PROBE, unique=("gate", "case", "eps"))
     table = pd.DataFrame(rows).astype({"eps": float, "ratio": float})
     return table.sort_values("eps", ascending=False)
 
 
+@needs_table
 @pytest.mark.parametrize("case", ["exact-linear", "exact-tanh", "over-linear", "over-tanh", "relu-active"])
 def test_zero_init_is_bounded_below_where_conditions_hold(case):
     rows = committed().query("case == @case and gate == 'zero_init' and eps <= 1e-3")
@@ -187,11 +191,13 @@ def test_zero_init_is_bounded_below_where_conditions_hold(case):
     assert rows["ratio"].max() < 2 * rows["ratio"].min()
 
 
+@needs_table
 @pytest.mark.parametrize(("case", "gate"), WITNESSED)
 def test_broken_conditions_have_ratio_zero(case, gate):
     assert committed().query("case == @case and gate == @gate")["ratio"].max() < 1e-10
 
 
+@needs_table
 @pytest.mark.parametrize("gate", PROBE_GATES)
 def test_a_truth_that_moves_takes_the_ratio_to_zero(gate):
     ratios = committed().query("case == 'moving' and gate == @gate")["ratio"].to_numpy()
@@ -199,6 +205,7 @@ def test_a_truth_that_moves_takes_the_ratio_to_zero(gate):
     assert ratios[-1] < 0.05 * ratios[0]
 
 
+@needs_table
 def test_the_record_is_of_this_configuration():
     record = json.loads(TABLE.with_suffix(".json").read_text())
     assert record["configuration"]["eps"] == list(SIZES)
@@ -207,23 +214,16 @@ def test_the_record_is_of_this_configuration():
     ]
 
 
-def test_the_figure_shows_the_table():
-    table = probe_figure.probes(TABLE)
-    drawn, numbers = probe_figure.ratios(table)
+def test_the_figure_shows_the_table(tmp_path):
+    """Every case and gate with rows of its own; a ratio below the floor is drawn there."""
+    names = [(gate, case, eps) for case in PROBE_CASES for gate in PROBE_GATES for eps in SIZES]
+    rows = [{"gate": g, "case": c, "eps": e, "ratio": (1 + i) * 1e-9} for i, (g, c, e) in enumerate(names)]
+    tables.finish(tmp_path / "probe.csv", rows, PROBE)
+    drawn, numbers = probe_figure.ratios(probe_figure.probes(tmp_path / "probe.csv"))
     shown = pd.DataFrame(numbers)
+    assert len(shown) == len(rows)
     for ax, cases in zip(drawn.axes, probe_figure.PANELS.values(), strict=True):
-        rows = shown[shown["case"].isin(cases)]
-        rows = rows[rows["drawn"] > 0]
-        assert_same(np.log10(points(ax)), np.log10(rows[["eps", "drawn"]].to_numpy(float)))
+        here = shown[shown["case"].isin(cases)]
+        assert_same(np.log10(points(ax)), np.log10(here[["eps", "drawn"]].to_numpy(float)))
     assert (shown["drawn"] == shown["ratio"].clip(lower=probe_figure.FLOOR)).all()
-
-
-def test_the_text_shows_the_table():
-    text, rows = (ROOT / "docs" / "identifiability.md").read_text(), committed()
-    section = text[text.index("## 7.") :]
-    for (case, gate), each in rows.groupby(["case", "gate"]):
-        small = each[each["eps"] < 0.2]["ratio"]
-        cells = " | ".join("0" if r < 1e-10 else f"{r:.2g}" for r in small)
-        assert f"| {case} | {gate} | {cells} |" in section
-    twin = rows[(rows["case"] == "doubled") & (rows["eps"] > 0.2)].iloc[0]
-    assert f"D + |alpha - alpha*| = {twin['eps']:.3g}" in section
+    assert (shown["drawn"] > shown["ratio"]).any()
