@@ -9,6 +9,8 @@ import transformers
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import zeroinit
+from common.paths import ROOT
+from tests import llm_families_table
 from tests.llm_helpers import FAMILIES, MORE, adapted, adapter_of, tiny, tokens
 from zeroinit import families
 from zeroinit.families import KeyPath, attention_modules
@@ -88,6 +90,11 @@ def test_gradients_reach_prompts_and_gates(family, gate):
 def test_every_known_family_is_tested():
     built = {type(attention_modules(tiny(family))[0][1]).__name__ for family in FAMILIES | MORE}
     assert built == set(families.FAMILIES)
+
+
+def test_the_table_in_the_docs_is_that_of_the_tests():
+    text = (ROOT / "docs" / "llm.md").read_text()
+    assert text == llm_families_table.page(text), "run: python -m tests.llm_families_table"
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *MORE])
