@@ -118,32 +118,31 @@ def _slope_and_effect(fewer: LeastSquares, theta: np.ndarray, tried: Prompts, fr
         (q @ M.T for q, M in zip(model.keys_and_values(p), (data.key_map, data.value_map), strict=True))
         for p in (prompts, tried)
     )
-    # In single precision, as the places are only compared; and in place, as fresh memory would cost more than the sums.
-    read, a, D = new_key.astype(np.float32), np.zeros(len(tried)), np.empty((len(tried), 0))
-    for x, y, base, level in data.blocks:
-        scores = np.vstack([key @ x + prompts.b[:, None], *([level] if len(level) else [])])
-        top = scores.max(0)
-        w = np.exp(scores - top)
-        Z = w.sum(0)
-        w /= Z
-        g = value.T @ w[: len(key)] + (w[-1] * base if len(level) else 0.0)
-        e = y - t * g
-        E = read @ x.astype(np.float32)
-        E -= (top + np.log(Z)).astype(np.float32)
-        np.exp(np.minimum(E, np.float32(40.0), out=E), out=E)
-        along = E @ np.vstack([e, (g * e).sum(0)]).T.astype(np.float32)
-        a += np.einsum("qr,qr->q", new_value, along[:, :-1]) - along[:, -1]
-        if not D.size:
-            n = min(ROWS, x.shape[1])
-            D = new_value[:, :, None] - g[None, :, :n]
-            D *= E[:, None, :n]
-            D *= t * np.sqrt(data.n / n)
-            D = D.reshape(len(D), -1)
-            if free.any():
-                U = _tangent(fewer, theta, x[:, :n], w[: len(key), :n], value, g[:, :n], t)[:, :, free]
-                U, size, _ = np.linalg.svd(U.reshape(-1, U.shape[2]), full_matrices=False)
-                U = U[:, size > 1e-7 * size[0]]
-                D -= (D @ U) @ U.T
+    # In single precision, as the places are only compared; and few rows at a time, which stay in the cache.
+    read, sums, D = new_key.astype(np.float32), np.zeros((len(tried), data.value_map.shape[0] + 1)), np.empty(0)
+    for block in data.blocks:
+        for begin in range(0, block[0].shape[1], ROWS):
+            x, y, base, level = (a[..., begin : begin + ROWS] for a in block)
+            scores = np.vstack([key @ x + prompts.b[:, None], *([level] if len(level) else [])])
+            top = scores.max(0)
+            w = np.exp(scores - top)
+            Z = w.sum(0)
+            w /= Z
+            g = value.T @ w[: len(key)] + (w[-1] * base if len(level) else 0.0)
+            e = y - t * g
+            E = read @ x.astype(np.float32)
+            E -= (top + np.log(Z)).astype(np.float32)
+            np.exp(np.minimum(E, np.float32(40.0), out=E), out=E)
+            sums += E @ np.vstack([e, (g * e).sum(0)]).T.astype(np.float32)
+            if not D.size:
+                D = E[:, None] * (new_value[:, :, None] - g) * (t * np.sqrt(data.n / len(Z)))
+                D = D.reshape(len(D), -1)
+                if free.any():
+                    U = _tangent(fewer, theta, x, w[: len(key)], value, g, t)[:, :, free]
+                    U, size, _ = np.linalg.svd(U.reshape(-1, U.shape[2]), full_matrices=False)
+                    U = U[:, size > 1e-7 * size[0]]
+                    D -= (D @ U) @ U.T
+    a = np.einsum("qr,qr->q", new_value, sums[:, :-1]) - sums[:, -1]
     data.rows_read[0] += SCAN * data.n
     return t * a, D
 

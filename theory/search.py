@@ -18,7 +18,7 @@ from theory.merging import additions, double, merge, nearest
 from theory.problem import LeastSquares
 
 WARM, SHARE = 32_000, 16  # rows from which a plain descent starts on a sixteenth of them
-SMALL, PART = 4000, 1000  # a search over more rows than SMALL has its starts from PART of them
+SMALL, PART = 4000, 1000  # a search over more rows than SMALL begins on PART of them
 ANYWHERE, FEW = 12, 6  # starts beside those given, in a small problem and in a large one
 ROWS, FEW_ROWS = 400, 250  # rows of the first tries, likewise
 HALVINGS = (4, 6, 8)  # steps of the first tries, after each of which the better half goes on
@@ -27,7 +27,10 @@ SAME = 0.1  # ends whose SSE differ by less, in noise variances, are taken for o
 SPARE = 100  # a prompt can be spared if SSE without it need not be higher by this many noise variances
 LEG, SHORT = 48, 6  # passes of a descent before the first look at fewer prompts; on a part of the rows
 MARGIN = 0.1  # in a large problem, noise variances by which another descent has to promise less
-PLACES = 3  # places for one prompt more from which a descent begins
+PLACES, FEW_PLACES = (
+    3,
+    2,
+)  # places for one prompt more from which a descent begins, in a small problem and in a large one
 TOUCHING = 1e-6  # prompts this near are one
 
 
@@ -63,21 +66,28 @@ def lowest(problem: LeastSquares, starts: list[np.ndarray], box: Callable, most:
         tries, agree = _tries(_head(problem, ROWS), starts, box, HALVINGS, KEPT)
         best = _explored(problem, _best_of(problem, tries, box), box, most)
     else:
-        part = _head(problem, PART)
-        tries, agree = _tries(_head(problem, FEW_ROWS), starts, box, HALVINGS[:2], 1)
-        first = _best_of(part, tries, box, SHORT)
-        best = _more_and_more(problem, _fewer_and_fewer(part, first, box), box, MARGIN)
-        # A few rows may not tell the minimum that the start is in from others.
-        theta = (
-            starts[0]
-            if problem.data.n < WARM
-            else _plain(_head(problem, problem.data.n // SHARE), starts[0], box, most).theta
-        )
-        own = descend(problem, theta, box, LEG, best.sse - MARGIN * best.variance)
-        best = own if own.status != "given up" and own.sse < best.sse else best
+        best, agree = _from_parts(problem, starts, box)
     if best.status == "max_iterations" and most > LEG:
         best = descend(problem, best.theta, box, most)
     return best, agree
+
+
+def _from_parts(problem: LeastSquares, starts: list[np.ndarray], box: Callable) -> tuple[Descent, float]:
+    """The search on parts of the rows, then descents on all: from where it ended, and from where the first start leads.
+
+    A part may not tell that minimum from others. Where it does, as no prompt can be spared there and no other start
+    ends lower, one descent is enough.
+    """
+    part = _head(problem, PART)
+    tries, agree = _tries(_head(problem, FEW_ROWS), starts, box, HALVINGS[:2], 1)
+    chain = _fewer_and_fewer(part, _best_of(part, tries, box, SHORT), box)
+    if len(chain) == len(tries) == 1:
+        return descend(problem, chain[0].theta, box, LEG), agree
+    best, start = _more_and_more(problem, chain, box, MARGIN), starts[0]
+    if problem.data.n >= WARM:
+        start = _plain(_head(problem, problem.data.n // SHARE), start, box, LEG).theta
+    own = descend(problem, start, box, LEG, best.sse - MARGIN * best.variance)
+    return own if own.status != "given up" and own.sse < best.sse else best, agree
 
 
 def others(problem: LeastSquares, start: np.ndarray, box: Callable, count: int) -> list[np.ndarray]:
@@ -195,7 +205,10 @@ def _more_and_more(problem: LeastSquares, chain: list[Descent], box: Callable, m
             best = _plain(level, former.theta, box, LEG)
         else:
             prompts = fewer.layout.unpack(best.theta)
-            more = [*additions(fewer, best.theta, box, PLACES), double(prompts, int(prompts.b.argmax()))]
+            more = [
+                *additions(fewer, best.theta, box, FEW_PLACES if margin else PLACES),
+                double(prompts, int(prompts.b.argmax())),
+            ]
             starts = [level.layout.pack(start) for start in more]
             if not margin or L == problem.layout.L:
                 starts.append(former.theta)
