@@ -34,7 +34,8 @@ def small(name):
 def row(study, n, replicate, truth):
     """A fit that was not made; the first of two replicates has a weight at its bound, the other has not."""
     rng = stream(study.seed, study.name, n, replicate, truth)
-    errors = [name for name in COLUMNS[COLUMNS.index("function_error") : COLUMNS.index("bound_kinds")]]
+    names = list(COLUMNS)
+    errors = names[names.index("function_error") : names.index("bound_kinds")]
     of = {name: study.theory.get("sqrt_over_term" if name == "over_term" else name) for name in errors}
     found = {
         name: (1 + i) * 0.1 * (1 + truth) * n ** (rate.slope if rate else -0.4) * rng.lognormal(sigma=0.3)
