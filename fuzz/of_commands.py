@@ -199,6 +199,22 @@ COMMANDS = (
         {0: NAMES, "--results": FOLDERS, "--out": ("", " ", "EMPTY", "FILE/below")},
     ),
     Command("theory.cases", (), {"": WORDS, "--none": WORDS, "--out": ("", " ", "a\0b")}),
+    Command(
+        "theory.dynamics",
+        ("--quick", "--workers", "1", "--out", "OUT"),
+        {"": WORDS, "--workers": COUNTS, "--out": FOLDERS, "--none": WORDS},
+    ),
+    Command(
+        "theory.heads",
+        ("BASE", "--text", "FILE", "--out", "OUT/head.json"),
+        {0: MODELS, "--text": ("", "/no/such.txt", "EMPTY"), "--layer": ("99", *SEEDS), "--head": ("99", *SEEDS)},
+    ),
+    Command(
+        "theory.real",
+        ("BASE", "--out", "OUT"),
+        {0: (*MODELS, "./none", "none at all"), "--out": FOLDERS, "--none": WORDS},
+        (("--help",), ()),
+    ),
     Command("llm.training.counts", (), {"": WORDS, "--none": WORDS}),
     Command(
         "llm/base.py",

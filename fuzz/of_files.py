@@ -32,6 +32,7 @@ from llm.world import study
 from llm.world.experiments import QUICK
 from llm.world.folder import Pretraining
 from llm.world.tables import CLAIMS, COLUMNS, Table
+from theory import heads
 from theory.runs import load, run
 from theory.studies import STUDIES
 from theory.summary import measure, save_rates
@@ -109,6 +110,17 @@ def _fits(path: Path) -> None:
 
 def _slopes(path: Path) -> Any:
     return load(STUDY, path)[0], tables.read(path / "rates.csv", RATES)
+
+
+def _head(path: Path) -> None:
+    rng = _generator()
+    q, k, v = rng.standard_normal((3, 6, 2))
+    heads.save(heads.head_of(q, k, v, rng.standard_normal((20, 9, 6)), 10_000.0), path / "head.json", {})
+
+
+def _load_head(path: Path) -> Any:
+    head = heads.load(path / "head.json")
+    return head.theta, head.root.tolist(), head.key.tolist(), head.value.tolist()
 
 
 def _run(path: Path) -> None:
@@ -224,6 +236,7 @@ KINDS = (
     Kind("tables of the real study", _real, _read_real, exact=True),
     Kind("claims.csv", _claims, lambda path: tables.read(path / "claims.csv", CLAIMS), exact=True),
     Kind("tables of a theory study", _fits, _slopes, exact=True),
+    Kind("head of a real model", _head, _load_head, exact=True),
     Kind("journal of answers", _journal, lambda path: journal.read(path / "a.jsonl", ["key", "responses"]), grows=True),
     Kind("record of a run", _run, _known, exact=True),
     Kind("adapter folder", lambda path: zeroinit.save(adapted(_generator()), path),

@@ -40,6 +40,7 @@ def sigma_of(model, p):
         "sigmoid": lambda s: 1 / (1 + math.exp(-s)),
         "gelu": lambda s: s * 0.5 * (1 + math.erf(s / math.sqrt(2))),
         "leaky_relu": lambda s: s if s > 0 else 0.1 * s,
+        "relu": lambda s: max(s, 0.0),
         "softplus": lambda s: math.log(1 + math.exp(s)),
     }[name]
     return [function(s) for s in p]
@@ -94,6 +95,7 @@ def torch_sigma(name, m):
         "sigmoid": torch.sigmoid,
         "gelu": torch.nn.functional.gelu,
         "leaky_relu": lambda p: torch.nn.functional.leaky_relu(p, 0.1),
+        "relu": torch.nn.functional.relu,
         "softplus": torch.nn.functional.softplus,
     }[name]
 
