@@ -316,7 +316,6 @@ def test_a_study_may_grow_and_names_every_code_that_went_on_with_it(worlds, tmp_
     assert recorded()["continued"] == [grown, {"time": "later", "commit": "another"}]
 
 
-@pytest.mark.skipif(not (RESULTS / "llm" / "worlds" / "0").is_dir(), reason="results/llm/worlds/0 is not there")
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes(tmp_path):
     command = [sys.executable, str(ROOT / "llm" / "study.py"), "--out", str(tmp_path), "--workers", "2"]

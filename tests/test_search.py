@@ -13,7 +13,7 @@ from theory.equivalents import doubled
 from theory.estimate import fit
 from theory.model import in_q
 from theory.starts import anywhere, near
-from theory.studies import Study
+from theory.studies import STUDIES, Study
 
 BOX, NOISE = Box(prompt=4, bias=3, alpha=2), 0.2
 KINDS = [
@@ -69,6 +69,18 @@ def test_a_bad_start_does_not_matter(n):
     assert here.status == there.status == "converged"
     plain = fit(model, (x, y), twin, BOX, truth, explore=False)
     assert there.sse <= plain.sse + 1e-3 * NOISE**2
+
+
+@pytest.mark.parametrize("name", ["quarter-rate", "moving-unshared"])
+def test_with_little_noise_a_large_search_never_ends_above_a_plain_descent(name):
+    """Noise 3e-4, n = 10,000, where few rows do not tell the minima apart: SSE / nu^2 is at most 0.1 above."""
+    study = STUDIES[name]
+    for truth in range(3):
+        setting, rng = study.setting(truth), stream(0, "search", name, truth)
+        (rows,) = setting.model.sample(setting.at(10_000), study.noise, 10_000, rng)
+        start = near(setting.target(10_000), study.fitted, rng)
+        searched, plain = (fit(setting.model, rows, start, study.box, explore=e) for e in (True, False))
+        assert searched.sse <= plain.sse + 0.1 * study.noise**2, truth
 
 
 def test_starts_agree():

@@ -27,10 +27,7 @@ SAME = 0.1  # ends whose SSE differ by less, in noise variances, are taken for o
 SPARE = 100  # a prompt can be spared if SSE without it need not be higher by this many noise variances
 LEG, SHORT = 48, 6  # passes of a descent before the first look at fewer prompts; on a part of the rows
 MARGIN = 0.1  # in a large problem, noise variances by which another descent has to promise less
-PLACES, FEW_PLACES = (
-    3,
-    2,
-)  # places for one prompt more from which a descent begins, in a small problem and in a large one
+PLACES, FEW_PLACES = 3, 2  # places for one prompt more where descents begin, in a small problem and in a large one
 TOUCHING = 1e-6  # prompts this near are one
 
 
@@ -41,11 +38,11 @@ def lowest_of(problem: LeastSquares, starts: list[np.ndarray], box: Callable, mo
     return best, float(np.mean([end.sse - best.sse < SAME * best.variance for end in ends]))
 
 
-def _plain(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int) -> Descent:
+def _plain(problem: LeastSquares, theta: np.ndarray, box: Callable, most: int, rival: float = np.inf) -> Descent:
     """One descent; large problems first on a part of the rows, which costs little and does most of the way."""
     if problem.data.n >= WARM:
         theta = _plain(_head(problem, problem.data.n // SHARE), theta, box, most).theta
-    return descend(problem, theta, box, most)
+    return descend(problem, theta, box, most, rival)
 
 
 def lowest(problem: LeastSquares, starts: list[np.ndarray], box: Callable, most: int) -> tuple[Descent, float]:
@@ -83,10 +80,8 @@ def _from_parts(problem: LeastSquares, starts: list[np.ndarray], box: Callable) 
     chain = _fewer_and_fewer(part, _best_of(part, tries, box, SHORT), box)
     if len(chain) == len(tries) == 1:
         return descend(problem, chain[0].theta, box, LEG), agree
-    best, start = _more_and_more(problem, chain, box, MARGIN), starts[0]
-    if problem.data.n >= WARM:
-        start = _plain(_head(problem, problem.data.n // SHARE), start, box, LEG).theta
-    own = descend(problem, start, box, LEG, best.sse - MARGIN * best.variance)
+    best = _more_and_more(problem, chain, box, MARGIN)
+    own = _plain(problem, starts[0], box, LEG, best.sse - MARGIN * best.variance)
     return own if own.status != "given up" and own.sse < best.sse else best, agree
 
 
@@ -205,10 +200,8 @@ def _more_and_more(problem: LeastSquares, chain: list[Descent], box: Callable, m
             best = _plain(level, former.theta, box, LEG)
         else:
             prompts = fewer.layout.unpack(best.theta)
-            more = [
-                *additions(fewer, best.theta, box, FEW_PLACES if margin else PLACES),
-                double(prompts, int(prompts.b.argmax())),
-            ]
+            more = additions(fewer, best.theta, box, FEW_PLACES if margin else PLACES)
+            more = [*more, double(prompts, int(prompts.b.argmax()))]
             starts = [level.layout.pack(start) for start in more]
             if not margin or L == problem.layout.L:
                 starts.append(former.theta)

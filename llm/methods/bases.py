@@ -158,7 +158,7 @@ def _in_words(model: str | Path, quantisation: Any = None) -> Iterator[None]:
     except OSError as error:
         reason = " ".join(str(error).split())
         raise FileNotFoundError(f"{model} must hold a model and its tokenizer: {reason}") from error
-    except Exception as error:
+    except Exception as error:  # of damaged files, whatever its class, as the docstring says
         if out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
