@@ -38,12 +38,13 @@ MARKS = {
 
 
 def quick() -> str:
-    """What the quick twins print, its last line (seconds and machine) first."""
+    """The claims that the quick twins decide, seconds and machine first; slopes stay in the file."""
     path = RESULTS / "quick" / "table.txt"
     if not path.exists():
         return "Not run: `python theory/simulate.py --out results/quick`."
-    text = path.read_text()
-    return f"In {text.splitlines()[-1]}:\n\n```\n{text}```"
+    claims, _, slopes = path.read_text().partition("\n\n")
+    where = "All slopes are in [results/quick/table.txt](results/quick/table.txt)."
+    return f"In {slopes.splitlines()[-1]}:\n\n```\n{claims}\n```\n\n{where}"
 
 
 def rates() -> str:
