@@ -1,4 +1,5 @@
-# make reproduce | real | test | results | figures | bench | test-all | test-real | test-oldest | check | clean
+# make reproduce | real | test | results | figures | bench | fuzz | fuzz-kills | test-all | test-real | test-oldest | check
+# | clean
 # Every target first creates .venv and installs requirements.txt, unless that was done already.
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -8,7 +9,7 @@ WORLDS := $(patsubst %,results/llm/worlds/%/world.json,0 1 2)
 
 DATA := $(if $(ZIA_DATA),--data $(ZIA_DATA))
 
-.PHONY: reproduce real test test-all test-real test-oldest results figures bench check clean
+.PHONY: reproduce real test test-all test-real test-oldest results figures bench fuzz fuzz-kills check clean
 
 reproduce: .venv/installed  ## quick twin of every study, notebooks and figures from its rows, one table
 	$(PY) theory/simulate.py
@@ -55,6 +56,14 @@ bench: .venv/installed  ## side by side with peers, one thread
 	$(PY) benchmarks/scaling.py
 	$(PY) benchmarks/llm_attention.py
 	$(if $(ZIA_DATA),$(PY) benchmarks/llm_data.py,@echo "llm_data.py: not run; set ZIA_DATA to a folder with real data")
+
+fuzz: .venv/installed  ## generated inputs and damaged files, minutes
+	$(PY) fuzz/inputs.py
+	$(PY) figures/report.py
+
+fuzz-kills: .venv/installed  ## commands killed, interrupted, without room; half an hour
+	$(PY) fuzz/kills.py
+	$(PY) figures/report.py
 
 check: .venv/installed  ## style and types
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/pyright

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.memory import out_of_memory
+from common.memory import out_of_disk, out_of_memory
 
 RESUMES = "the same command resumes"
 PATIENCE = 4.0  # seconds that a stopped command has to end by itself
@@ -103,17 +103,19 @@ def run(prog: str, work: Callable[[], None], stopped: str = RESUMES, memory: str
     except BrokenProcessPool:
         _say(f"{prog}: error: the system killed a worker, perhaps for its memory; {RESUMES}\n")
         return 2
-    except (CommandError, ValueError, OSError, MemoryError, RuntimeError) as error:
-        if output.lost:
+    except Exception as error:
+        if output.lost and isinstance(error, CommandError | ValueError | OSError | RuntimeError):
             hint = f"; {stopped}" if stopped else ""
             _say(f"{prog}: error: the standard output was lost ({output.lost}); files are written{hint}\n")
             return 1
         if out_of_memory(error):
             words = f"out of memory; {memory}"
-        elif isinstance(error, RuntimeError):
-            raise
-        else:
+        elif out_of_disk(error):
+            words = f"a file cannot be written, perhaps the disk is full ({' '.join(str(error).split())[:200]})"
+        elif isinstance(error, CommandError | ValueError | OSError):
             words = " ".join(_words(error).split())
+        else:
+            raise
         _say(f"{prog}: error: {words}\n")
         return 2
     finally:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.arguments import Parser, run
+from common.arguments import Parser, file, run
 from common.records import write_atomic
 from common.texts import read_json
 
@@ -100,7 +100,7 @@ def _mend(path: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
     parser = Parser(prog="seals.py", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="tables (.csv) and records (.json)")
+    parser.add_argument("files", nargs="+", type=file, metavar="FILE", help="tables (.csv) and records (.json)")
     files = parser.parse_args(argv).files
 
     def work() -> None:

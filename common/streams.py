@@ -19,6 +19,11 @@ def stream(seed: int, *key: str | int) -> np.random.Generator:
         Non-negative seed of the study.
     key : str or int
         What the stream is for; integers must be non-negative.
+
+    Raises
+    ------
+    ValueError
+        If one of them is something else.
     """
     return np.random.default_rng(_sequence(seed, key))
 
@@ -30,4 +35,7 @@ def counted(seed: int, *key: str | int) -> Callable[[int], np.random.Generator]:
 
 
 def _sequence(seed: int, key: tuple[str | int, ...]) -> np.random.SeedSequence:
+    for number in (seed, *(k for k in key if not isinstance(k, str))):
+        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 0:
+            raise ValueError(f"seeds and keys of a stream must be words, or integers of at least 0; got {number!r}")
     return np.random.SeedSequence([int(seed), *(zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in key)])

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from multiprocessing import active_children, connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
 
+from tqdm import tqdm
+
 
 @contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
@@ -61,6 +63,7 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    tqdm.set_lock(threading.RLock())  # its usual one is a semaphore, which a killed worker leaves behind
     parent = parent_process()
     if parent is not None:
 

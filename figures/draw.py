@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from common import arguments as commands
 from common.arguments import Parser
 from common.paths import FIGURES, NOTEBOOKS, RESULTS
 
@@ -65,9 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     parser = Parser(prog="draw.py", description=__doc__)
     parser.add_argument("notebook", nargs="*", metavar="NOTEBOOK", help=f"all of them if none is named: {names}")
-    parser.add_argument("--results", type=Path, default=RESULTS / "theory", metavar="DIR", help="results/theory")
-    parser.add_argument("--llm-results", type=Path, default=RESULTS / "llm", metavar="DIR", help="results/llm")
-    parser.add_argument("--out", type=Path, default=FIGURES, metavar="DIR", help="figures/out")
+    parser.add_argument(
+        "--results", type=commands.folder, default=RESULTS / "theory", metavar="DIR", help="results/theory"
+    )
+    parser.add_argument(
+        "--llm-results", type=commands.folder, default=RESULTS / "llm", metavar="DIR", help="results/llm"
+    )
+    parser.add_argument("--out", type=commands.folder, default=FIGURES, metavar="DIR", help="figures/out")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), metavar="W", help="notebooks at once (all cores)"
     )

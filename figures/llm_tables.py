@@ -1,6 +1,5 @@
 """Tables of the study on the small world as they lie in the results folder, and its claims counted anew from them."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from common.paths import RESULTS
+from common.texts import read_json
 from figures.frames import read
 from llm.world.claims import MARGIN, interval
 from llm.world.experiments import FULL, PUBLISHED_RATE, Experiment, ablations, rate, sample_efficiency
@@ -86,7 +86,7 @@ def load() -> Measured:
     path = folder / "study.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no study; run `python llm/study.py --full`, or without --full the twin")
-    text = json.loads(path.read_text())
+    text = read_json(path, "the record of a study")
     try:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in text["experiment"].items()}
         experiment = Experiment(**fields)

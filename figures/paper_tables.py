@@ -1,6 +1,5 @@
 """The paper's tables beside what is measured and counted here; a cell without a measurement says what fills it."""
 
-import json
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -10,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from common.texts import read_json
 from figures.frames import read
 from figures.llm_figures import LOOK
 from figures.llm_tables import COMMANDS, COMMITTED, Measured, band
@@ -91,7 +91,7 @@ def _tuned(size: str, method: str) -> str:
 
 
 def _record(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path, "the record of a run") if path.is_file() else {}
 
 
 def trainable(size: str, method: str) -> int:

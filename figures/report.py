@@ -6,18 +6,19 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
-import json
 import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from common.arguments import Parser
+from common.arguments import Parser, run
 from common.paths import RESULTS, ROOT
 from common.records import write_atomic
+from common.texts import read_json
 from figures.frames import hours, table
 from figures.llm_tables import judged, runs
+from figures.reliability import reliability
 from figures.theory_practice import real_models_table, training_table
 from figures.theory_report import certificates, constants, more_rates, quick, rates
 from llm.world.claims import ORDER, interval
@@ -25,8 +26,6 @@ from llm.world.experiments import MAIN
 
 ARM_WORDS = {"linear": "linear", "nonlinear": "non-linear", "random_init": "random-init"}
 PAIRS = [(first, second) for first, second, _ in ORDER]
-
-
 NO_STUDY = "Not run: `python llm/study.py --full`."
 
 
@@ -35,7 +34,7 @@ def benchmarks() -> str:
     path = RESULTS / "benchmarks" / "estimator.json"
     if not path.exists():
         return "Not run: `make bench`."
-    record = json.loads(path.read_text())
+    record = _record(path)
     lines = []
     for r in record["rows"]:
         ours, peer = (f"{r[k] * 1e3:.3g} ms" for k in ("ours_seconds", "peer_seconds"))
@@ -52,7 +51,7 @@ def attention() -> str:
     path = RESULTS / "benchmarks" / "llm_attention_cpu.json"
     if not path.exists():
         return "Not run: `make bench`."
-    record = json.loads(path.read_text())
+    record = _record(path)
     lines = []
     for r in record["rows"]:
         if r["unit"] == "ratio":
@@ -77,7 +76,7 @@ def arms() -> str:
         if not own.empty:
             first = own.iloc[0]
             lines.append((name, f"{first['trainable']:,}", f"{first['learning_rate']:g}", *_accuracies(own, fractions)))
-    untuned = json.loads(record.read_text())["untuned"]
+    untuned = _record(record)["untuned"]
     head = "| arm | parameters | rate | " + " | ".join(f"{f:.0%}" for f in fractions) + " |"
     return table(head, lines) + (
         f"\n\nThe base before tuning: {untuned['accuracy']:.3f} (multiple choice: {untuned['multiple_choice']:.3f}, "
@@ -147,7 +146,7 @@ def batches() -> str:
     if not path.exists():
         return "Not run: `make bench`."
     lines = []
-    for r in json.loads(path.read_text())["rows"]:
+    for r in _record(path)["rows"]:
         size = r["value"]
         value = (f"{size:,.0f}" if size >= 1e4 else f"{size:.4g}") + ("" if r["unit"] == "ratio" else f" {r['unit']}")
         spread = "" if r["low"] is None else f"{r['low']:.4g} to {r['high']:.4g}"
@@ -164,7 +163,7 @@ def real() -> str:
     paths += [f / "paper.json" for f in folders.values()]
     if not all(path.exists() for path in paths):
         return "Not run: the commands above."
-    (one, other), harness, paper = ([json.loads(p.read_text())["results"] for p in paths[i : i + 2]] for i in (0, 2, 4))
+    (one, other), harness, paper = ([_record(p)["results"] for p in paths[i : i + 2]] for i in (0, 2, 4))
     data, losses = one["data"], [r["curve"][-1] for r in (one, other)]
     held_out = ", ".join(f"{row['held_out_loss']:.3f} ({name})" for name, row in zip(folders, losses, strict=True))
     lines = []
@@ -179,8 +178,13 @@ def real() -> str:
     ) + table("| protocol | task | items | do not fit | linear | non-linear | oracle ceiling |", lines)
 
 
+def _record(path: Path) -> dict:
+    return read_json(path, "a record of results")
+
+
 THEORY = (quick, rates, more_rates, constants, certificates, training_table, real_models_table)
-BLOCKS = {f.__name__: f for f in (*THEORY, benchmarks, attention, arms, verdicts, claims, ablations, batches, real)}
+OF_LLM = (arms, verdicts, claims, ablations, batches, real)
+BLOCKS = {f.__name__: f for f in (*THEORY, benchmarks, attention, *OF_LLM, reliability)}
 
 
 def filled(text: str) -> str:
@@ -199,19 +203,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is not up to date")
     check = parser.parse_args(argv).check
     stale = 0
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = path.read_text(encoding="utf-8")
-        new = filled(text)
-        if new == text:
-            continue
-        stale += 1
-        name = path.relative_to(ROOT)
-        if check:
-            print(f"{name} does not say what results/ says; run `python figures/report.py`", file=sys.stderr)
-        else:
-            write_atomic(path, new)
-            print(f"updated {name}")
-    return int(check and stale > 0)
+
+    def work() -> None:
+        nonlocal stale
+        for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+            text = path.read_text(encoding="utf-8")
+            new = filled(text)
+            if new == text:
+                continue
+            stale += 1
+            name = path.relative_to(ROOT)
+            if check:
+                print(f"{name} does not say what results/ says; run `python figures/report.py`", file=sys.stderr)
+            else:
+                write_atomic(path, new)
+                print(f"updated {name}")
+
+    return run(parser.prog, work, stopped="") or int(check and stale > 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
 from collections.abc import Sequence
 
+from common import arguments as commands
 from common.arguments import Parser, run
 
 EXAMPLES = """examples:
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="base.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("base", metavar="BASE", help="smollm2, a .gguf file, a folder, or a hub id")
     parser.add_argument("--file", metavar="NAME", help="a GGUF file of the folder or the hub")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results/scratch/models/NAME")
+    parser.add_argument("--out", type=commands.folder, metavar="DIR", help="results/scratch/models/NAME")
     parser.add_argument("--fresh", action="store_true", help="make it again")
     a = parser.parse_args(argv)
 

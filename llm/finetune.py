@@ -16,6 +16,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parent.parent)]
 
 import argparse
 import ast
+import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -123,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if a.preset is None:
         parser.error("name a preset; --list shows all")
-    if a.throughput is not None and not a.throughput > 0:
-        parser.error(f"--throughput must be positive; got {a.throughput}")
+    if a.throughput is not None and not 0 < a.throughput < math.inf:
+        parser.error(f"--throughput must be positive and finite; got {a.throughput}")
 
     def work() -> None:
         preset = configured(a)

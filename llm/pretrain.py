@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from common import arguments as commands
+from common import seals
 from common.arguments import CommandError, Parser
 from common.records import only_writer
-from common.texts import read_json
 from llm.world.folder import CONFIG_NAME, WORLDS, Pretraining
 from llm.world.world import World
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = {"world": asdict(world), "pretraining": asdict(settings)}
         with only_writer(folder):
             if (folder / CONFIG_NAME).is_file() and not arguments.fresh:
-                known = read_json(folder / CONFIG_NAME, "what a base was made from")
+                known = seals.unsealed(folder / CONFIG_NAME, "what a base was made from")
                 if any(known.get(part) != made[part] for part in made):
                     raise CommandError(
                         f"{folder} has the base of other settings; name another --out, or replace it with --fresh"

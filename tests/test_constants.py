@@ -104,7 +104,10 @@ def test_command(tmp_path, capsys):
     assert float(found["1000", "voronoi"]["ratio"]) == pytest.approx(mean / of(1000)["voronoi"])
     assert float(found["1000", "voronoi"]["simulated"]) == pytest.approx(mean * np.sqrt(1000))
     before = (tmp_path / "constants.csv").read_text()
-    assert main(["exact-mlp", "--results", str(tmp_path)]) == 0  # no rows of it: nothing changes
+    assert main(["exact-mlp", "--results", str(tmp_path)]) == 2  # no rows of it: nothing changes
+    assert capsys.readouterr().err.endswith(
+        "has no rows of exact-mlp; `python theory/simulate.py exact-mlp` makes them\n"
+    )
     assert (tmp_path / "constants.csv").read_text() == before
     with pytest.raises(SystemExit):
         main(["nothing"])

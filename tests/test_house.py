@@ -32,6 +32,18 @@ MAY_IMPORT = {
     },
     "llm": {"common", "zeroinit", "llm.data", "llm.methods", "llm.training", "llm.evaluation", "llm.world", "llm.real"},
     "figures": {"common", "theory", "llm.data", "llm.methods", "llm.training", "llm.evaluation", "llm.world"},
+    "fuzz": {
+        "common",
+        "zeroinit",
+        "theory",
+        "llm",
+        "llm.data",
+        "llm.methods",
+        "llm.training",
+        "llm.evaluation",
+        "llm.world",
+        "llm.real",
+    },
 }
 COMMANDS = sorted(p.name for p in (ROOT / "llm").glob("*.py") if "__main__" in p.read_text())
 HEAVY = ("torch", "transformers", "peft", "datasets", "lm_eval")
@@ -40,7 +52,7 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "lm_eval")
 def files():
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for package in ("zeroinit", "common", "theory", "llm", "figures")
+        for package in ("zeroinit", "common", "theory", "llm", "figures", "fuzz")
         for path in sorted((ROOT / package).rglob("*.py"))
     }
 
@@ -124,7 +136,8 @@ def test_help_of_every_command_writes_nothing(module):
 
 def test_contributing_names_files_and_tests_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    paths = set(re.findall(r"`((?:zeroinit|theory|llm|common|figures|notebooks|tests|docs|benchmarks)/[\w/.]*)`", text))
+    rooms = "zeroinit|theory|llm|common|figures|fuzz|notebooks|tests|docs|benchmarks"
+    paths = set(re.findall(rf"`((?:{rooms})/[\w/.]*)`", text))
     assert len(paths) > 20
     assert not [path for path in paths if not (ROOT / path).exists()]
     for test, path in re.findall(r"`(test_\w+)` in `(tests/\w+\.py)`", text):

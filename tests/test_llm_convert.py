@@ -9,6 +9,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from common.paths import ROOT
 from tests.llm_helpers import adapted, adapter_of, multimodal, tiny, tokens
@@ -130,6 +131,12 @@ def test_published_files_that_do_not_fit(tmp_path):
     (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:100])
     with pytest.raises(ValueError, match="damaged"):
         from_published(tmp_path / "b.pth", tmp_path / "two")
+    data = (tmp_path / "a.pth").read_bytes()
+    numbers = load_file(tmp_path / "one" / "adapter_model.safetensors")["prompts.weight"].numpy().tobytes()
+    place = data.index(numbers)
+    (tmp_path / "b.pth").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    with pytest.raises(ValueError, match=r"may be damaged .* the checksum of its part .* is another"):
+        from_published(tmp_path / "b.pth", tmp_path / "two", prompt_length=5, layers=2)
     torch.save({"weight": torch.zeros(2)}, tmp_path / "c.pth")
     with pytest.raises(ValueError, match=r"attention\.gate"):
         from_published(tmp_path / "c.pth", tmp_path / "two")

@@ -427,7 +427,7 @@ def test_bad_data(rows, message, command, tmp_path, capsys):
         (["--fraction", "1.5"], "got 1.5"),
         (["--validation", "60"], "fewer than the 60 rows"),
         (["--model", "/absent/folder"], "/absent/folder"),
-        (["--learning-rate", "-1"], "learning_rate must be positive"),
+        (["--learning-rate", "-1"], "learning_rate must be above 0 and finite"),
         (["--set", "layers=9"], "layers must be at most the base's depth, 3; got 9"),
         (["--set", "depth=9"], "linear has no option 'depth'; it has prompt_length"),
         (["--set", "depth"], "--set takes NAME=VALUE; got depth"),

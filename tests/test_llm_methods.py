@@ -207,8 +207,17 @@ def test_a_family_with_fused_projections_says_what_to_name():
 
 def test_damaged_folders_and_other_bases(tmp_path):
     save(prepared("norms"), tmp_path / "norms")
-    with pytest.raises(ValueError, match=r"input_layernorm.weight \(\(48,\), model: \(64,\)\), .* and 6 more"):
+    with pytest.raises(ValueError, match=r"norm.weight \(float32 \(48,\), model: float32 \(64,\)\), .* and 6 more"):
         load(tiny(hidden_size=64), tmp_path / "norms")
+    changed = (tmp_path / "norms" / registry.TENSORS).read_bytes()[:-1] + b"\0"
+    (tmp_path / "norms" / registry.TENSORS).write_bytes(changed)
+    with pytest.raises(ValueError, match=r"tensors.safetensors is not the file that was saved with method.json"):
+        load(tiny(), tmp_path / "norms")
+    (tmp_path / "norms" / registry.MARKER).write_text(json.dumps({"method": "norms", "version": 1}))  # an earlier one
+    infinite = {name: t / 0 for name, t in trained(prepared("norms")).items()}
+    tensors.write(tmp_path / "norms" / registry.TENSORS, infinite)
+    with pytest.raises(ValueError, match=r"all weights must be finite; in .*tensors.safetensors these are not"):
+        load(tiny(), tmp_path / "norms")
     content = (tmp_path / "norms" / registry.TENSORS).read_bytes()
     (tmp_path / "norms" / registry.TENSORS).write_bytes(content[:-10])
     with pytest.raises(ValueError, match="damaged or cut short"):
@@ -234,6 +243,8 @@ def test_the_tensors_of_another_method_are_not_restored():
     before = {name: t.clone() for name, t in trained(model).items()}
     with pytest.raises(ValueError, match="must be those that the method trains"):
         tensors.restore(model, trained(prepared("lora")))
+    with pytest.raises(ValueError, match=r"differing: .* \(int32 \(.*\), model: float32"):
+        tensors.restore(model, {name: (1000 * t).int() for name, t in before.items()})
     assert all(torch.equal(t, before[name]) for name, t in trained(model).items())
 
 

@@ -95,6 +95,23 @@ def test_at_the_published_scale_the_layer_embedding_hardly_trains():
         assert sizes[None, dtype]["prompts.network.output.weight"] > 1e-7
 
 
+def test_a_scale_that_dead_units_cannot_reach_is_refused():
+    """One relu is dead on all inputs about every other time; its weights were infinite then."""
+    shape = BaseShape(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, head_dim=8)
+    config = configuration("nonlinear", initial_scale=0.1, hidden_width=1, layer_width=1, layers=1)
+    refused = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        try:
+            adapter = Adapter(config, shape)
+        except ValueError as error:
+            assert "use a greater hidden_width" in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            assert all(parameter.isfinite().all() for parameter in adapter.parameters())
+    assert 0 < refused < 20
+
+
 @pytest.mark.parametrize(
     ("prompt", "options", "scale", "tolerance"),
     [

@@ -442,15 +442,15 @@ def test_other_errors_stay_what_they_are(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": 0}, "learning_rate must be positive and finite; got 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"learning_rate": 0}, "learning_rate must be above 0 and finite; got 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
         ({"epochs": 0}, "epochs must be an integer of at least 1; got 0"),
         ({"steps": 0}, "steps must be an integer of at least 1"),
         ({"batch_size": 2.0}, "batch_size must be an integer of at least 1; got 2.0"),
         ({"micro_batch_size": 0}, "micro_batch_size must be an integer of at least 1"),
         ({"length": 1}, "length must be an integer of at least 2"),
-        ({"warmup": 1.0}, "warmup is a share of all steps .* got 1.0"),
-        ({"weight_decay": -1}, "weight_decay must not be negative"),
+        ({"warmup": 1.0}, "warmup must be at least 0 and below 1; got 1.0"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0 and finite; got -1"),
         ({"batching": "sorted"}, "batching must be one of grouped, padded, packed; got 'sorted'"),
         ({"precision": "fp8"}, "precision must be one of float32, bf16, fp16; got 'fp8'"),
         ({"seed": -1}, "seed must be an integer of at least 0"),
@@ -463,6 +463,8 @@ def test_bad_settings(options, message):
 
 
 def test_bad_batches():
+    with pytest.raises(ValueError, match=r"ids from 0 to \d+, those of the model's vocabulary; got 100000"):
+        train(prepared(), [{"input_ids": [1, 100_000], "labels": [-100, 100_000]}], [], Training())
     with pytest.raises(ValueError, match="at least one example"):
         train(prepared(), [], [], Training())
     with pytest.raises(ValueError, match="batch_size must be a multiple of the number of processes, 3"):

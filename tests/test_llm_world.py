@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from common import seals
 from llm import pretrain
 from llm.data import alpaca
 from llm.world import folder, pretraining
@@ -181,13 +182,13 @@ def test_other_tasks_have_the_answer_in_them():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--train", "0"], "train must be at least 1"),
+        (["--train", "0"], "train must be an integer of at least 1"),
         (["--asked", "500"], "asked must be at most train"),
-        (["--steps", "0"], "steps must be at least 1"),
+        (["--steps", "0"], "steps must be an integer of at least 1"),
         (["--heads", "3"], "hidden must be a multiple of twice heads"),
         (["--train", "1000000"], "must be at most 60000 people; got 1000100"),
-        (["--seed", "-1"], "seed must be at least 0"),
-        (["--learning-rate", "inf"], "learning_rate must be at least 0, and finite"),
+        (["--seed", "-1"], "seed must be an integer of at least 0"),
+        (["--learning-rate", "inf"], "learning_rate must be at least 0 and finite"),
     ],
 )
 def test_bad_numbers_are_one_line_and_code_2(arguments, message, capsys):
@@ -199,7 +200,7 @@ def test_bad_numbers_are_one_line_and_code_2(arguments, message, capsys):
 
 def test_a_base_is_not_replaced_by_another(tmp_path, capsys):
     record = {"world": asdict(SMALL), "pretraining": asdict(Pretraining())}
-    (tmp_path / "world.json").write_text(json.dumps(record))
+    (tmp_path / "world.json").write_text(seals.sealed(record))
     sizes = [f"--{name}={getattr(SMALL, name)}" for name in ("train", "validation", "test", "asked")]
     assert pretrain.main([*sizes, "--out", str(tmp_path)]) == 0
     assert "is there already" in capsys.readouterr().out
@@ -216,6 +217,26 @@ def test_a_damaged_world_is_one_line(text, tmp_path):
     (tmp_path / "world.json").write_text(text)
     with pytest.raises(ValueError, match=r"world\.json|train"):
         folder.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("world.json", lambda data: data.replace(b'"seed": 0', b'"seed": 1', 1), "not as it was written"),
+        ("tokenizer.json", lambda data: data + b" ", r"tokenizer.json in .* is missing, or not as"),
+        (
+            "model.safetensors",
+            lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+            r"model.safetensors in .* not as",
+        ),
+    ],
+)
+def test_a_base_that_was_changed_is_noticed(name, change, message, tmp_path):
+    shutil.copytree(WORLDS / "0", tmp_path / "0")
+    path = tmp_path / "0" / name
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        folder.read(tmp_path / "0")
 
 
 def test_a_missing_world_names_the_command(tmp_path):

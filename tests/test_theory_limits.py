@@ -85,7 +85,7 @@ def test_voronoi_loss_compares_like_with_like():
         for bad in (np.nan, np.inf):
             with pytest.raises(ValueError, match="fitted prompts must be finite"):
                 voronoi_loss(replace(shared, **{name: getattr(shared, name) + bad}), shared)
-    with pytest.raises(TypeError, match="truth must be of class Prompts; got ndarray"):
+    with pytest.raises(TypeError, match="truth must be of class Prompts; got an object of class ndarray"):
         voronoi_loss(shared, shared.p)
     joint = replace(shared, alpha=None)
     with pytest.raises(ValueError, match="weights are too large"):

@@ -125,6 +125,6 @@ def activation(name: str, m: int) -> Activation | MLP:
     """
     if name == "mlp":
         return MLP.fixed(m)
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join([*ACTIVATIONS, 'mlp'])}; got {name!r}")
     return ACTIVATIONS[name]

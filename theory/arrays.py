@@ -39,6 +39,12 @@ def number(name: str, value, least: float, strictly: bool = False) -> float:
     return float(array)
 
 
+def instance(name: str, value, kind: type) -> None:
+    """Raise TypeError unless the value is of this class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be of class {kind.__name__}; got an object of class {type(value).__name__}")
+
+
 def count(name: str, value, least: int = 1) -> int:
     """The value as an int of at least `least`.
 

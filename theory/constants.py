@@ -13,14 +13,14 @@ true one, which is the limit, and `predicted_free` has it anywhere, which n sees
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtrit
 from tqdm import tqdm
 
+from common import arguments as commands
 from common import tables
-from common.arguments import Parser, run
+from common.arguments import CommandError, Parser
 from common.paths import RESULTS
 from common.streams import stream
 from theory.asymptotics import over_specified, predict
@@ -137,25 +137,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
     parser = Parser(prog="python -m theory.constants", description=__doc__)
     parser.add_argument("study", nargs="*", metavar="STUDY", help="studies; all that have rows if none is named")
-    parser.add_argument("--results", type=Path, default=RESULTS / "theory", metavar="DIR", help="folder of the rows")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="table to write (DIR/constants.csv)")
+    parser.add_argument(
+        "--results", type=commands.folder, default=RESULTS / "theory", metavar="DIR", help="folder of the rows"
+    )
+    parser.add_argument("--out", type=commands.file, metavar="FILE", help="table to write (DIR/constants.csv)")
     a = parser.parse_args(argv)
     if unknown := [name for name in a.study if name not in STUDIES]:
         parser.error(f"no study is called {unknown[0]}; there are {', '.join(STUDIES)}")
     path = a.out or a.results / "constants.csv"
 
     def work() -> None:
-        found = []
+        found: list[dict] = []
         kept = [r for r in tables.read(path, CONSTANTS) if a.study and r["study"] not in a.study]
         for name in tqdm(a.study or STUDIES, file=sys.stderr):
             rows = list(load(STUDIES[name], a.results)[0].values())
+            if a.study and not rows:
+                raise CommandError(f"{a.results} has no rows of {name}; `python theory/simulate.py {name}` makes them")
             found += compare(STUDIES[name], rows) if rows else []
+        if not found:
+            raise CommandError(f"{a.results} has no rows whose constants are known; name another folder by --results")
         order = list(STUDIES)
         tables.finish(path, sorted([*kept, *found], key=lambda r: order.index(r["study"])), CONSTANTS)
         for r in found:
             print(f"{r['study']:20} {r['n']:8} {r['quantity']:30} {r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]")
 
-    return run(parser.prog, work)
+    return commands.run(parser.prog, work, stopped="")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from functools import cache, partial
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from theory.arrays import count
+from theory.arrays import count, instance
 from theory.box import Box
 from theory.chunks import Again, chunks
 from theory.coordinates import Layout
@@ -140,7 +140,8 @@ def fit_reduced(
     """`fit` on data that are already reduced."""
     checked = _checked(model, start, box, truth, max_iterations)
     if not isinstance(data, Reduced):
-        raise TypeError(f"data must be theory.reduction.Reduced, which reduce(model, chunks) makes; got {_class(data)}")
+        made = "theory.reduction.Reduced, which reduce(model, chunks) makes"
+        raise TypeError(f"data must be {made}; got an object of class {type(data).__name__}")
     return _fit(model, data, *checked, explore)
 
 
@@ -148,12 +149,10 @@ def _checked(model: MoERegression, start, box, truth, most: int) -> tuple[list[P
     """Starts, box, truth and passes, once they are what `fit` says."""
     starts = [start] if isinstance(start, Prompts) else list(start) if isinstance(start, Sequence) else [start]
     box = Box() if box is None else box
-    for name, value, kind in [*(("start", s, Prompts) for s in starts), ("box", box, Box), ("truth", truth, Prompts)]:
-        if not (isinstance(value, kind) or (name == "truth" and value is None)):
-            raise TypeError(f"{name} must be of class {kind.__name__}; got {_class(value)}")
-    for name, prompts in [*(("start", s) for s in starts), ("truth", truth)]:
-        if prompts is not None:
-            model.check_prompts(prompts, name)
+    instance("model", model, MoERegression)
+    instance("box", box, Box)
+    for name, prompts in [*(("start", s) for s in starts), *([] if truth is None else [("truth", truth)])]:
+        model.check_prompts(prompts, name)
     if len({len(s) for s in starts}) != 1:
         raise ValueError(f"starts must be one or more of the same number of prompts; got {[len(s) for s in starts]}")
     return starts, box, truth, count("max_iterations", most)
@@ -211,10 +210,6 @@ def _fit(model, data: Reduced, starts: list[Prompts], box: Box, truth: Prompts |
 @cache
 def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
-
-
-def _class(value) -> str:
-    return f"an object of class {type(value).__name__}"
 
 
 def _from_q(sigma, prompts: Prompts, box: Box) -> Prompts:

@@ -13,7 +13,7 @@ from scipy.linalg import null_space, orth
 from scipy.optimize import brentq
 
 from common.streams import stream
-from theory.arrays import count, number
+from theory.arrays import count, instance, number
 from theory.coordinates import Layout
 from theory.equivalents import TOLERANCE, Finding, equal_keys, families, with_more_prompts
 from theory.jacobian import jacobian
@@ -117,6 +117,7 @@ def check(model: MoERegression, truth: Prompts, over: int = 0, bound: float = 10
         If the prompts do not fit the model, `over` is not a whole number of at least 0, or `bound` not above 0.
     """
     over, bound = count("over", over, 0), number("bound", bound, 0, strictly=True)
+    instance("model", model, MoERegression)
     model.check_prompts(truth)
     shown, q = in_q(model, truth)
     if q.alpha is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import softmax
 
 from theory.activations import MLP, Activation, activation
-from theory.arrays import count, number, real
+from theory.arrays import count, instance, number, real
 
 GATES = ("zero_init", "joint", "joint_unshared", "zero_init_unshared")
 
@@ -152,8 +152,7 @@ class MoERegression:
 
     def check_prompts(self, prompts: Prompts, name: str = "prompts") -> None:
         """Raise ValueError unless the prompts have the parameters of this gate, all finite; TypeError if no Prompts."""
-        if not isinstance(prompts, Prompts):
-            raise TypeError(f"{name} must be of class Prompts; got {type(prompts).__name__}")
+        instance(name, prompts, Prompts)
         if prompts.p.shape[1] != self.m:
             raise ValueError(f"p of {name} must be (L, {self.m}), as B says; got {prompts.p.shape}")
         if (prompts.p_value is not None) != self.unshared:
@@ -162,7 +161,7 @@ class MoERegression:
             raise ValueError(f"gate {self.gate} {'has no' if self.joint else 'needs'} alpha; {name} differ")
         for part, array in vars(prompts).items():
             if array is not None and not np.isfinite(array).all():
-                raise ValueError(f"{part} of {name} must be finite; got {array}")
+                raise ValueError(f"{part} of {name} must be finite, but it has NaN or infinite values")
 
     def check_data(self, x: np.ndarray, y: np.ndarray | None = None) -> None:
         """Raise ValueError, naming the array, unless x is (n, d), y is (n, d') and both are finite."""

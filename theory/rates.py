@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from theory.arrays import count, number, real
 from theory.theorems import Rate
 
 DRAWS = 2000
@@ -44,15 +45,17 @@ def sound(errors: Errors) -> dict[int, np.ndarray]:
 
     Raises
     ------
+    TypeError
+        If a size is not a whole number, or an error not a real one.
     ValueError
-        If a size has fewer than two errors, or one that is zero, negative or infinite: none of these has a logarithm,
-        or a mean whose logarithm means anything.
+        If a size is below 2 or has fewer than two errors, or one that is zero, negative or infinite: none of these has
+        a logarithm, or a mean whose logarithm means anything.
     """
-    if not errors:
-        raise ValueError("errors must hold at least one size; got none")
+    if not isinstance(errors, Mapping) or not errors:
+        raise ValueError(f"errors must map one size or more to its errors; got {errors!r}")
     found = {}
     for n, every in errors.items():
-        values = np.asarray(every, float)
+        values = np.atleast_1d(real(f"errors at n = {count('a size n', n, 2)}", every))
         values = values[~np.isnan(values)]
         if len(values) < 2:
             raise ValueError(f"a slope needs at least 2 replicates at every n; n = {n} has {len(values)}")
@@ -120,6 +123,8 @@ def slope_over_truths(truths: Sequence[Errors], logarithm: bool = False) -> Slop
     ValueError
         If there are fewer than two truths or sizes, sizes differ, or as `sound`.
     """
+    if not isinstance(truths, Sequence) or not all(isinstance(errors, Mapping) for errors in truths):
+        raise TypeError(f"truths must be a sequence of mappings from n to errors; got {truths!r}")
     if len(truths) < 2:
         raise ValueError(f"a t interval needs at least 2 truths; got {len(truths)}")
     sizes = list(truths[0])
@@ -153,11 +158,12 @@ def verdict(measured: Slope, theory: Rate | float | None) -> str:
     ValueError
         If the slope or its interval is not finite.
     """
-    if not np.isfinite([measured.slope, measured.low, measured.high]).all():
+    if not np.isfinite(real("the slope", [measured.slope, measured.low, measured.high])).all():
         raise ValueError(f"a verdict needs a finite slope and interval; got {measured}")
     if theory is None:
         return "no theorem"
     value, kind = (theory.slope, theory.kind) if isinstance(theory, Rate) else (theory, "exact")
+    value = number("theory", value, -np.inf)
     if kind == "uniform":
         return "not testable"
     if kind == "bound" and measured.high <= value + MARGIN:

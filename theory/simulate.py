@@ -24,7 +24,7 @@ from common import tables
 from common.arguments import Parser
 from common.cluster import cluster
 from common.paths import RESULTS, SCRATCH
-from common.records import provenance, write_atomic
+from common.records import only_writer, provenance, write_atomic
 from common.workers import pool
 from theory.claims import judge_all, lines
 from theory.coordinates import Layout
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         rates, rows, finished, began = [], [], {}, time.monotonic()
         tables.read(folder / "rates.csv", RATES)  # a foreign file is noticed before, not after the work
-        with _pool(arguments.workers, arguments.scheduler) as (executor, where):
+        with only_writer(folder), _pool(arguments.workers, arguments.scheduler) as (executor, where):
             for study in studies:
                 done = run(study, folder, executor, arguments.fresh, where=where)
                 found = measure(study, done)

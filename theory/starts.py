@@ -3,7 +3,7 @@
 import numpy as np
 
 from theory.arrays import count as whole
-from theory.arrays import number
+from theory.arrays import instance, number
 from theory.box import Box
 from theory.model import MoERegression, Prompts
 
@@ -19,8 +19,7 @@ def near(truth: Prompts, size: int, rng: np.random.Generator, jitter: float = 0.
         If `size` is not a whole number of at least that of true prompts, or `jitter` not a number of at least 0.
     """
     size, jitter = whole("size", size), number("jitter", jitter, 0)
-    if not isinstance(truth, Prompts):
-        raise TypeError(f"truth must be of class Prompts; got {type(truth).__name__}")
+    instance("truth", truth, Prompts)
     if size < len(truth):
         raise ValueError(f"a near start must have at least the {len(truth)} true prompts; got size {size}")
     cell = np.r_[np.arange(len(truth)), rng.integers(len(truth), size=size - len(truth))]
@@ -43,8 +42,10 @@ def anywhere(model: MoERegression, size: int, box: Box, rng: np.random.Generator
     Raises
     ------
     TypeError, ValueError
-        If `size` or `count` is not a whole number of at least 1.
+        If `size` or `count` is not a whole number of at least 1, or model or box is of another class.
     """
+    instance("model", model, MoERegression)
+    instance("box", box, Box)
     shape = (whole("size", size), model.m)
     return [
         Prompts(

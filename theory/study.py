@@ -8,6 +8,7 @@ import numpy as np
 
 from common import seals
 from theory import heads
+from theory.arrays import real
 from theory.box import Box
 from theory.identifiability import Report, require
 from theory.model import MoERegression, Prompts
@@ -109,20 +110,26 @@ class Study:
                 f"fewer must leave a prompt, and stand without extra; got fewer {self.fewer} of {self.L}, "
                 f"extra {self.extra}"
             )
-        if not LEAST_NOISE <= self.noise <= MOST_NOISE:  # also refuses nan
+        noise, spread, apart = (real(name, getattr(self, name)) for name in ("noise", "spread", "apart"))
+        if noise.ndim or not LEAST_NOISE <= noise <= MOST_NOISE:  # also refuses nan
             raise ValueError(
                 f"noise must lie between {LEAST_NOISE:g} and {MOST_NOISE:g}, so that neither y - f nor f is lost in "
                 f"rounding; got {self.noise!r}"
             )
         for name, known in {"start": STARTS, "moving": MOVES, "theory_of": THEORY}.items():
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in list(known):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {getattr(self, name)!r}")
-        if not self.sizes or any(not isinstance(n, int) or n < 1 for n in self.sizes):
+        if (
+            not isinstance(self.sizes, tuple)
+            or not self.sizes
+            or any(not isinstance(n, int) or n < 1 for n in self.sizes)
+        ):
             raise ValueError(f"sizes must be whole numbers of 1 or more; got {self.sizes!r}")
         if any(m >= n for m, n in pairwise(self.sizes)):
             raise ValueError(f"sizes must increase; got {self.sizes}")
-        if not (np.isfinite([*self.spread, self.apart]).all() and self.spread[0] < self.spread[1] and self.apart >= 0):
-            raise ValueError(f"spread must increase and apart be 0 or more; got {self.spread} and {self.apart!r}")
+        finite = spread.shape == (2,) and apart.ndim == 0 and np.isfinite([*spread, apart]).all()
+        if not finite or spread[0] >= spread[1] or apart < 0:
+            raise ValueError(f"spread must increase and apart be 0 or more; got {self.spread!r} and {self.apart!r}")
         for number in range(0 if self.head else self.truths):  # a head's file is read when it is needed
             self.drawn(number)
 

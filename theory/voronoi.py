@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from theory.arrays import instance
 from theory.model import Prompts
 
 
@@ -63,16 +64,16 @@ def voronoi_loss(fitted: Prompts, truth: Prompts) -> VoronoiLoss:
         If the two are not parameters of one gate, prompts differ in length, or a number or the loss is not finite.
     """
     for name, prompts in (("fitted", fitted), ("truth", truth)):
-        if not isinstance(prompts, Prompts):
-            raise TypeError(f"{name} must be of class Prompts; got {type(prompts).__name__}")
+        instance(name, prompts, Prompts)
         if not all(np.isfinite(array).all() for array in vars(prompts).values() if array is not None):
-            raise ValueError(f"{name} prompts must be finite; got {prompts}")
+            raise ValueError(f"{name} prompts must be finite, but they have NaN or infinite values")
     if (kinds := [_kind(prompts) for prompts in (fitted, truth)])[0] != kinds[1]:
         raise ValueError(f"fitted and true prompts must be of one gate and one length; got {' and '.join(kinds)}")
     with np.errstate(over="ignore", invalid="ignore"):
         loss = _loss(fitted, truth)
     if not np.isfinite(loss.total):
-        raise ValueError(f"prompts or weights are too large: the loss is {loss.total}; got {fitted} against {truth}")
+        largest = max(np.abs(part).max() for p in (fitted, truth) for part in (p.atoms, p.b))
+        raise ValueError(f"prompts or weights are too large: the loss is {loss.total}; |p| or |b| is {largest:.3g}")
     return loss
 
 

@@ -1,7 +1,15 @@
 """The parser of this library's two commands."""
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
+
+
+def path(text: str) -> Path:
+    """Type of an argument that names a file or a folder; `.` is the current one."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError("must name a file or a folder, and is empty or has a NUL character")
+    return Path(text)
 
 
 class Parser(argparse.ArgumentParser):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from zeroinit import files
 from zeroinit.adapter import Adapter, BaseShape
-from zeroinit.command import Parser
+from zeroinit.command import Parser, path
 from zeroinit.config import ACTIVATIONS, GATE_ACTIVATIONS, AdapterConfig, shown
 from zeroinit.published import from_published, to_published
 
@@ -165,8 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "to-linear": "an adapter folder with non-linear prompts to one with linear prompts and equal output",
     }.items():
         command = commands.add_parser(name, help=words, description=f"Convert {words}.")
-        command.add_argument("source", type=Path)
-        command.add_argument("target", type=Path)
+        command.add_argument("source", type=path)
+        command.add_argument("target", type=path)
         if name == "from-published":
             command.add_argument("--prompt-length", type=int, default=10, metavar="L", help="--adapter_len there (10)")
             command.add_argument("--layers", type=int, metavar="K", help="--adapter_layer there (all but two)")

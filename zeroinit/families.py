@@ -29,7 +29,8 @@ def owner(model: nn.Module) -> PreTrainedModel:
     ValueError
         If there is none.
     """
-    found = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    found = next((m for m in modules if isinstance(m, PreTrainedModel)), None)
     if found is None:
         raise ValueError(
             f"the model must be a transformers model (PreTrainedModel) or wrap one; got {type(model).__name__}"

@@ -80,6 +80,8 @@ def whole(file: Path) -> Iterator[Path]:
         with open(unfinished, "rb") as written:
             os.fsync(written.fileno())
         unfinished.replace(file)
+    except (SafetensorError, RuntimeError) as error:  # how safetensors and torch say that the disk is full
+        raise OSError(f"cannot write {file}: {_line(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -210,10 +212,15 @@ def read_pickled(file: str | os.PathLike) -> dict[str, Any]:
         If it is damaged, or holds objects of another class.
     """
     _is_file(file)
+    archive = zipfile.is_zipfile(file)  # older files of torch are none
     try:
+        if archive:
+            with zipfile.ZipFile(file) as parts:
+                if broken := parts.testzip():  # which torch does not do for mapped files
+                    raise ValueError(f"the checksum of its part {broken} is another")
         with torch.serialization.safe_globals([argparse.Namespace]):
-            # A training checkpoint may hold the whole base; mapped, only what is used is read.
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            # A training checkpoint may hold the whole base; mapped, it takes no memory.
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # a damaged pickle raises almost anything
         raise ValueError(
             f"{file} cannot be read as weights, it may be damaged or hold more than tensors: "

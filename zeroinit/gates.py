@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from zeroinit import files
 from zeroinit.adapter import Adapter
-from zeroinit.command import Parser
+from zeroinit.command import Parser, path
 from zeroinit.model import attached
 
 COLUMNS: tuple[str, ...] = ("layer", "head", "gate", "effective_gate", "prompt_mass", "prompt_norm")
@@ -134,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Gates and prompts of a saved adapter, as gates.csv and gates.png.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("folder", type=Path, help="adapter folder")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the adapter folder)")
+    parser.add_argument("folder", type=path, help="adapter folder")
+    parser.add_argument("--out", type=path, metavar="DIR", help="where to write (default: the adapter folder)")
     options = parser.parse_args(argv)
     try:
         rows, out = table(read(options.folder)), options.out or options.folder

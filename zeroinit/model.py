@@ -206,7 +206,7 @@ def attached(model: nn.Module) -> Adapters:
 
 
 def _check_name(adapters: Adapters, name: str) -> None:
-    if name not in adapters:
+    if not isinstance(name, str) or name not in adapters:
         raise ValueError(f"no adapter is named {name!r}; attached: {', '.join(adapters)}")
 
 

@@ -146,9 +146,20 @@ def _last_linear(network: nn.Sequential) -> nn.Linear:
 
 @torch.no_grad()
 def _set_scale(network: nn.Sequential, inputs: Tensor, scale: float) -> None:
-    """Scale the last linear map so that its output on `inputs` has this standard deviation."""
+    """Scale the last linear map so that its output on `inputs` has this standard deviation.
+
+    Raises
+    ------
+    ValueError
+        If the output is the same everywhere: every hidden unit is dead, as happens to a few of them by chance.
+    """
     output = _last_linear(network)
     # Without a hidden layer the activation comes last, and a bounded one could not reach the scale: measure before it.
     reached = output(inputs) if network[0] is output else network(inputs)
+    if not reached.is_meta and not reached.std() > 0:
+        raise ValueError(
+            f"initial_scale cannot be {scale:g}: every hidden unit of the prompts' network starts dead and gives one "
+            "value for all inputs; use a greater hidden_width, another activation, or another seed of torch"
+        )
     for tensor in (output.weight, output.bias):
         tensor.mul_(scale / reached.std())

@@ -52,7 +52,8 @@ def from_published(
     theirs = _load_published(file)
     gates = [theirs[_GATE.format(n)] for n in range(sum(key.endswith(".attention.gate") for key in theirs))]
     depth, heads = len(gates), gates[0].shape[1]
-    layers = AdapterConfig(prompt_length=prompt_length, layers=layers).adapted_layers(depth)
+    asked = AdapterConfig(prompt_length=prompt_length, layers=layers, activation=activation)
+    layers = asked.adapted_layers(depth)
     deep = "hyperAdapter.layer_embed.weight" in theirs
     prefix = "hyperAdapter.decoder." if deep else "hyperAdapter."
     shared = not deep and prefix + "prompt.weight" in theirs

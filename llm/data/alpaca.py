@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from common import checks
 from llm.data.rows import Row
 from llm.data.tokens import check_ids, ids_of_texts
 
@@ -102,6 +103,7 @@ def encode(rows: Sequence[Row], tokenizer: Any, length: int = 512, vocabulary: i
     ValueError
         If the tokenizer has no end-of-sequence token, no row fits, or a token is not in the model's vocabulary.
     """
+    checks.whole("length", length, 2)
     end = tokenizer.eos_token_id
     if end is None:
         raise ValueError("the tokenizer must have an eos_token, which ends every response; set tokenizer.eos_token")

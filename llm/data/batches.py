@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from common.checks import whole
 from common.streams import stream
 from llm.data.alpaca import IGNORED, Example
 
@@ -53,6 +54,7 @@ class Batches(Sampler[list[int]]):
     ):
         if not lengths:
             raise ValueError("there must be at least one example to train on; there is none")
+        whole("batch_size", size)
         if size % processes:
             raise ValueError(
                 f"batch_size must be a multiple of the number of processes, {processes}, which share each batch; "
@@ -100,8 +102,9 @@ def pack(examples: Sequence[Example], length: int = 512) -> list[Example]:
     Raises
     ------
     ValueError
-        If an example is longer.
+        If an example is longer, or the length no whole number of at least 1.
     """
+    whole("length", length)
     longest = max((len(example["input_ids"]) for example in examples), default=0)
     if longest > length:
         raise ValueError(

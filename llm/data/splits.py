@@ -16,9 +16,10 @@ def hold_out(rows: Sequence[Row], count: int, seed: int) -> tuple[list[Row], lis
     Raises
     ------
     ValueError
-        If `count` is negative or leaves no row to train on, or repeated rows do not allow this very count.
+        If `count` is no whole number, is negative or leaves no row to train on, or repeated rows do not allow this very
+        count.
     """
-    if not 0 <= count < len(rows):
+    if not isinstance(count, int) or not 0 <= count < len(rows):
         raise ValueError(
             f"the validation rows must be at least 0 and fewer than the {len(rows)} rows there are; got {count}"
         )
@@ -43,8 +44,8 @@ def hold_out(rows: Sequence[Row], count: int, seed: int) -> tuple[list[Row], lis
 
 def check_fraction(share: float) -> None:
     """ValueError unless a share is in (0, 1]."""
-    if not 0 < share <= 1:
-        raise ValueError(f"the fraction must be above 0 and at most 1; got {share}; a tenth of the rows is 0.1")
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"the fraction must be above 0 and at most 1; got {share!r}; a tenth of the rows is 0.1")
 
 
 def fraction(rows: Sequence[Any], share: float, seed: int) -> list[Any]:

@@ -55,11 +55,13 @@ def generate(
     Raises
     ------
     ValueError
-        If a prompt fills the context, or has a token that the model has not.
+        If a prompt is empty or fills the context, has a token that the model has not, or keys are not as many.
     """
     decoding = decoding or Decoding()
     context, sizes = context_length(model), [len(ids) for ids in prompts]
     keys = list(range(len(prompts))) if keys is None else keys
+    if len(keys) != len(prompts):
+        raise ValueError(f"there must be a key for each of the {len(prompts)} prompts; got {len(keys)}")
     if virtual_tokens(model) and len(set(sizes)) > 1:
         # PEFT puts them before the padding, whose length would change their distance from the text.
         found: dict[int, Answer] = {}
@@ -69,6 +71,8 @@ def generate(
             found |= dict(zip(some, answers, strict=True))
         return [found[n] for n in range(len(prompts))]
     room = [min(decoding.max_new_tokens, context - size) for size in sizes]
+    if not all(sizes):
+        raise ValueError("a prompt must have at least one token; got none")
     if min(room) < 1:
         raise ValueError(
             f"a prompt must leave room for an answer in the model's {context} tokens; got {max(sizes)} tokens; "

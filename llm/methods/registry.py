@@ -19,6 +19,7 @@ from torch import nn
 import zeroinit
 from common.memory import out_of_memory
 from common.records import write_atomic
+from common.seals import digest
 from common.sources import fetch, why_local
 from common.texts import read_json
 from llm.methods import neighbours, tensors
@@ -26,6 +27,7 @@ from llm.methods.bases import read_model
 from llm.methods.names import COMBINED, METHODS, OWN, PEFT, PROMPTS
 from zeroinit.config import AdapterConfig
 from zeroinit.families import owner
+from zeroinit.files import check_finite
 
 MARKER, TENSORS = "method.json", tensors.NAME
 # Files of an adapter on the hub.
@@ -93,7 +95,8 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
         owner(model).save_pretrained(folder)
     else:
         tensors.write(folder / TENSORS, tensors.trained(model))
-    write_atomic(folder / MARKER, json.dumps({"method": method, "version": 1}) + "\n")
+    files = {} if method == "full" else _digests(folder)  # a full model may have more bytes than one reads twice
+    write_atomic(folder / MARKER, json.dumps({"method": method, "version": 1, "files": files}, indent=1) + "\n")
 
 
 def load(model: nn.Module, source: str | os.PathLike) -> nn.Module:
@@ -116,6 +119,7 @@ def load(model: nn.Module, source: str | os.PathLike) -> nn.Module:
         method = neighbours.method_of(folder)
         return zeroinit.load(model, folder) if method is None else _remember(neighbours.load(model, folder), method)
     method = saved_method(folder)
+    _check_files(folder)
     if method in COMBINED:
         model = zeroinit.load(neighbours.load(model, folder / "peft"), folder / "prompts")
     elif method in PROMPTS:
@@ -126,7 +130,9 @@ def load(model: nn.Module, source: str | os.PathLike) -> nn.Module:
         model = _load_full(model, folder)
     else:
         apply(model, method)
-        tensors.restore(model, tensors.read(folder / TENSORS))
+        found = tensors.read(folder / TENSORS)
+        check_finite(found, folder / TENSORS)
+        tensors.restore(model, found)
     return _remember(model, method)
 
 
@@ -137,6 +143,24 @@ def saved_method(folder: str | os.PathLike) -> str:
         return _known(read_json(path, "the name of a method").get("method"))
     except ValueError as error:
         raise ValueError(f"{path} must name a method: {error}") from error
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Checksums of what an adapter folder holds, by file."""
+    found = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()} - {folder / MARKER})
+    return {path.relative_to(folder).as_posix(): digest(path) for path in found}
+
+
+def _check_files(folder: Path) -> None:
+    """ValueError if a file that is there is not as `save` wrote it; folders of earlier versions have no checksums."""
+    known, now = read_json(folder / MARKER, "the name of a method").get("files", {}), _digests(folder)
+    if not isinstance(known, dict):
+        raise ValueError(f"files in {folder / MARKER} must be checksums by name; got {known!r}")
+    if changed := [name for name in now if known.get(name, now[name]) != now[name]]:
+        raise ValueError(
+            f"{folder / changed[0]} is not the file that was saved with {MARKER}: damaged or replaced; restore it, or "
+            f'remove "files" from {MARKER} if you changed it yourself'
+        )
 
 
 def counts(model: nn.Module) -> dict[str, int]:

@@ -51,10 +51,13 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises
     ------
     ValueError
-        If names or shapes differ from the model's trainable ones; nothing is changed then.
+        If names, shapes or types differ from the model's trainable ones; nothing is changed then.
     """
     own = trained(model)
-    found, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (tensors, own))
+    found, expected = (
+        {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in side.items()}
+        for side in (tensors, own)
+    )
     if wrong := sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)):
         raise ValueError(
             "the tensors must be those that the method trains on this model; differing: "

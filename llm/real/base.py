@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.arguments import CommandError
 from common.paths import SCRATCH
 from common.records import provenance, write_atomic
+from common.texts import read_json
 
 MODELS = SCRATCH / "models"
 RECORD_NAME = "base.json"
@@ -76,7 +77,7 @@ def prepare(source: str, out: Path | None = None, file: str | None = None, fresh
     name = Path(source).stem if source.endswith(".gguf") else source.rstrip("/").rpartition("/")[2]
     out = out or MODELS / name
     if out.exists() and not fresh:
-        known = json.loads((out / RECORD_NAME).read_text()) if (out / RECORD_NAME).is_file() else {}
+        known = read_json(out / RECORD_NAME, "the record of a base") if (out / RECORD_NAME).is_file() else {}
         if known.get("source") != label(source, file):
             raise ValueError(f"{out} must be of this command and from {label(source, file)}; name another --out")
     else:

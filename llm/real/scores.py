@@ -1,6 +1,5 @@
 """What the study trained, and the base, on benchmarks: the harness's likelihoods, and the paper's generated answers."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from common import journal
 from llm.evaluation import protocol as generated
 from llm.evaluation import tasks
 from llm.evaluation.settings import Decoding
@@ -64,7 +64,7 @@ def score(
         found, name = generated.evaluate(model, tokenizer, items, path, decoding, name=job.task), "right"
     for responses in path.parent.glob(f"{path.name}.*"):  # what they say is in the records
         responses.unlink()
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = journal.read(path, [name])
     return {
         **key,
         **{"n": found["n"], "score": found["accuracy"], "stderr": found["standard_error"], "metric": found["metric"]},

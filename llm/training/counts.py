@@ -6,6 +6,8 @@ To read the table imports no torch.
 """
 
 import json
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from common import tables
@@ -33,16 +35,17 @@ def count(size: str, method: str) -> dict[str, int]:
         return registry.counts(registry.apply(model, method, preset.options))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Count, and write the table and its provenance."""
-    Parser(prog="python -m llm.training.counts", description=__doc__).parse_args()
+    Parser(prog="python -m llm.training.counts", description=__doc__).parse_args(argv)
     methods = [method for method in METHODS if method != "bitfit"]  # LLaMA has no biases
     rows = [{"size": size, "method": method} | count(size, method) for size in LLAMA for method in methods]
     tables.finish(TABLE, rows, COLUMNS)
     record = {"shapes": LLAMA, "provenance": provenance()}
     write_atomic(TABLE.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     print(f"{len(rows)} counts are in {label(TABLE)}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,8 @@
 """How to train: `Training`. Nothing here imports torch."""
 
-import math
 from dataclasses import dataclass
+
+from common.checks import number, whole
 
 BATCHING = ("grouped", "padded", "packed")
 PRECISIONS = ("float32", "bf16", "fp16")
@@ -71,14 +72,16 @@ class Training:
             value = getattr(self, name)
             if value is None and name in ("steps", "micro_batch_size"):
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ValueError(f"{name} must be an integer of at least {low}; got {value!r}")
+            whole(name, value, low)
         for name, allowed in {"batching": BATCHING, "precision": PRECISIONS}.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite; got {self.learning_rate}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of all steps and must be at least 0 and below 1; got {self.warmup}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}")
+        number("learning_rate", self.learning_rate, strictly=True)
+        number("warmup", self.warmup, below=1)
+        number("weight_decay", self.weight_decay)
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise ValueError(f"betas must be a pair of numbers; got {self.betas!r}")
+        for beta in self.betas:
+            number("betas", beta, below=1)
+        if not isinstance(self.gradient_checkpointing, bool):
+            raise ValueError(f"gradient_checkpointing must be True or False; got {self.gradient_checkpointing!r}")

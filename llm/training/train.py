@@ -27,6 +27,7 @@ from common.memory import out_of_memory
 from llm.data.alpaca import Example
 from llm.data.batches import Batches, Collator, pack
 from llm.methods import tensors
+from llm.methods.loading import vocabulary_size
 from llm.training import checkpoints
 from llm.training.curve import NOT_FINITE, Collate, Curve, finite, loss_sum, saved
 from llm.training.errors import Diverged, TrainingError
@@ -90,9 +91,13 @@ def train(
     TrainingError
         If memory does not suffice.
     ValueError
-        If the batch does not divide among the processes, or there are no examples.
+        If the batch does not divide among the processes, there are no examples, or one has a token that the model has
+        not.
     """
     arguments = _arguments(settings, folder, device)
+    size = vocabulary_size(model)
+    if wrong := next((i for e in (*examples, *validation) for i in e["input_ids"] if not 0 <= i < size), None):
+        raise ValueError(f"tokens must have ids from 0 to {size - 1}, those of the model's vocabulary; got {wrong}")
     lengths = [len(example["input_ids"]) for example in examples]
     grouped, process = settings.batching == "grouped", arguments.process_index
     sizes = settings.batch_size, settings.micro_batch_size

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common import seals
+from common.checks import number, whole
 from common.paths import RESULTS
 from common.records import provenance, write_atomic
-from common.texts import read_json
 from llm.world.world import World
 
 WORLDS = RESULTS / "llm" / "worlds"
@@ -30,9 +30,7 @@ class Pretraining:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            least = 1 if isinstance(field.default, int) else 0
-            if not least <= getattr(self, field.name) < math.inf:
-                raise ValueError(f"{field.name} must be at least {least}, and finite; got {getattr(self, field.name)}")
+            (whole if isinstance(field.default, int) else number)(field.name, getattr(self, field.name))
         if self.hidden % (2 * self.heads):
             raise ValueError(f"hidden must be a multiple of twice heads, {2 * self.heads}; got {self.hidden}")
 
@@ -43,7 +41,7 @@ def write(model: Any, world: World, settings: Pretraining, curve: list[dict], fo
     world.tokenizer().save_pretrained(folder)
     write_atomic(folder / INSTRUCTIONS_NAME, json.dumps(world.instructions(), indent=0) + "\n")
     text = {"world": asdict(world), "pretraining": asdict(settings), "curve": curve, "provenance": provenance()}
-    write_atomic(folder / CONFIG_NAME, json.dumps(text, indent=1) + "\n")
+    write_atomic(folder / CONFIG_NAME, seals.sealed(text | {"files": _digests(folder)}))
 
 
 def fingerprint(folder: Path) -> str:
@@ -55,6 +53,11 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name != CONFIG_NAME)
+    return {path.name: seals.digest(path) for path in files}
+
+
 def read(folder: Path) -> World:
     """The world whose base lies in `folder`.
 
@@ -63,15 +66,19 @@ def read(folder: Path) -> World:
     FileNotFoundError
         If there is none, with the command that makes one.
     ValueError
-        If its world.json is damaged.
+        If its world.json, or a file that belongs to it, is not as it was written.
     """
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: `python llm/pretrain.py --out {folder}` makes a world's base (--help: a larger one)"
         )
-    found = read_json(path, "what a base was made from").get("world")
-    names = {field.name for field in fields(World)}
+    record = seals.unsealed(path, "what a base was made from")
+    found, names = record.get("world"), {field.name for field in fields(World)}
     if not isinstance(found, dict) or found.keys() != names:
         raise ValueError(f"{path} must have a world with {', '.join(sorted(names))}; restore it")
+    written, now = record.get("files"), _digests(folder)
+    if not isinstance(written, dict) or (changed := [name for name in written if now.get(name) != written[name]]):
+        which = changed[0] if isinstance(written, dict) else "a file"
+        raise ValueError(f"{which} in {folder} is missing, or not as {path.name} was written with; restore it")
     return World(**found)

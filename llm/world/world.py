@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.checks import whole
 from llm.data.alpaca import PROMPT_WITH_INPUT, PROMPT_WITHOUT_INPUT, prompt
 
 SYLLABLES = "ba ko ri mu ta le so ni da po ze vi hu ga fe lo".split()
@@ -137,9 +138,7 @@ class World:
 
     def __post_init__(self) -> None:
         for name, least in {"seed": 0, "train": 1, "validation": 1, "test": 1, "asked": 1}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be at least {least}, an integer; got {value!r}")
+            whole(name, getattr(self, name), least)
         if (count := self.train + self.validation + self.test) > PEOPLE:
             raise ValueError(f"train, validation and test must be at most {PEOPLE} people; got {count}")
         if self.asked > self.train:

@@ -1,0 +1,1 @@
+"""Inputs and kills that nobody would write by hand: what docs/reliability.md reports."""
