@@ -149,6 +149,9 @@ ENTRIES = (
         "prompt_length": (0, *NO_COUNT), "hidden_width": NO_COUNT, "layers": (0, *NO_COUNT),
         "layer_width": (0, *NO_COUNT), "initial_scale": (0.0, -1.0, math.nan, math.inf, "x", [1.0], 1e300),
     }, lambda given, made: None if {k: getattr(made, k) for k in given} == given else f"{made}"),
+    Entry("zeroinit.supports", zeroinit.supports, lambda rng: {"config": base().config}, {"config": NO_OBJECT},
+          lambda given, found: None if found == (True, f"{LAYERS} layers of LlamaAttention") else f"{found}",
+          weight=0.2),
     Entry("zeroinit.attach", zeroinit.attach, lambda rng: {"model": base(), "config": AdapterConfig(**config(rng))}, {
         "model": NO_OBJECT, "name": ("", "a.b", 3, None, "keys", "training"),
         "config": lambda rng, given: [replace(given["config"], layers=9), "linear", 3, {}, []][rng.integers(5)],

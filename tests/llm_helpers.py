@@ -49,12 +49,65 @@ FAMILIES = {
     "seed-oss": ("SeedOss", {"head_dim": 12}),
     "ernie4_5": ("Ernie4_5", {"head_dim": 12}),
 }
+SMALL_MOE = {"moe_intermediate_size": 32, "num_local_experts": 4, "n_routed_experts": 4, "num_experts": 4,
+             "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}  # fmt: skip
+HYBRID = SMALL_MOE | {"head_dim": 16, "layer_types": ["linear_attention", "full_attention"] * 2,
+          "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+          "shared_expert_intermediate_size": 32}  # fmt: skip
+# Families that tests/test_llm_more_families.py checks, against the keys and values of the class's own forward.
+MORE = {
+    "apertus": ("Apertus", {}),
+    "bitnet": ("BitNet", {}),
+    "cohere": ("Cohere", {"use_qk_norm": True}),
+    "cohere2": ("Cohere2", {"sliding_window": 6}),
+    "cohere2-moe": ("Cohere2Moe", SMALL_MOE),
+    "cwm": ("Cwm", {"head_dim": 12}),
+    "dots1": ("Dots1", SMALL_MOE | {"n_shared_experts": 1}),
+    "ernie4_5-moe": ("Ernie4_5_Moe", {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32}),
+    "exaone4": ("Exaone4", {"sliding_window": 6}),
+    "exaone-moe": ("ExaoneMoe", SMALL_MOE),
+    "falcon-h1": ("FalconH1", {"key_multiplier": 0.3, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8,
+                               "mamba_d_state": 8, "mamba_n_groups": 1}),
+    "flex-olmo": ("FlexOlmo", SMALL_MOE),
+    "glm": ("Glm", {"head_dim": 12, "attention_bias": True}),
+    "glm4": ("Glm4", {"head_dim": 12}),
+    "glm4-moe": ("Glm4Moe", SMALL_MOE | {"head_dim": 12, "use_qk_norm": True}),
+    "gpt-oss": ("GptOss", SMALL_MOE | {"head_dim": 12, "sliding_window": 6}),
+    "granite-moe": ("GraniteMoe", {"num_local_experts": 4}),
+    "granite-moe-shared": ("GraniteMoeShared", {"num_local_experts": 4, "shared_intermediate_size": 32}),
+    "granite-swa": ("GraniteSWA", {}),
+    "helium": ("Helium", {"head_dim": 12}),
+    "hunyuan": ("HunYuanDenseV1", {"head_dim": 12}),
+    "hunyuan-moe": ("HunYuanMoEV1", {"head_dim": 12, "num_experts": 4, "moe_topk": 2}),
+    "hyperclovax": ("HyperCLOVAX", {"attention_multiplier": 0.2}),
+    "jais2": ("Jais2", {}),
+    "kolibri1": ("Kolibri1", SMALL_MOE),
+    "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"] * 2}),
+    "mellum": ("Mellum", SMALL_MOE),
+    "minimax-m2": ("MiniMaxM2", SMALL_MOE | {"head_dim": 12}),
+    "ministral3": ("Ministral3", {"head_dim": 12}),
+    "nanochat": ("NanoChat", {}),
+    "nemotron": ("Nemotron", {}),
+    "olmo": ("Olmo", {"clip_qkv": 0.5}),
+    "olmo2": ("Olmo2", {}),
+    "olmo3": ("Olmo3", {"sliding_window": 6}),
+    "olmoe": ("Olmoe", SMALL_MOE | {"clip_qkv": 0.5}),
+    "phi": ("Phi", {"qk_layernorm": True}),
+    "phimoe": ("Phimoe", SMALL_MOE),
+    "qwen3-next": ("Qwen3Next", HYBRID),
+    "qwen3_5": ("Qwen3_5Text", HYBRID),
+    "qwen3_5-moe": ("Qwen3_5MoeText", HYBRID),
+    "smollm3": ("SmolLM3", {}),
+    "solar-open": ("SolarOpen", SMALL_MOE),
+    "stablelm": ("StableLm", {"qk_layernorm": True, "partial_rotary_factor": 0.5}),
+    "vaultgemma": ("VaultGemma", {"head_dim": 12, "sliding_window": 6}),
+}  # fmt: skip
 MAIN = ("llama", "llama-head-dim", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 
 
 def tiny(family: str = "llama", dtype: torch.dtype = torch.float32, attention: str | None = None, **changes):
     """A random model of this family, in evaluation mode, with weights that make attention far from uniform."""
-    name, own = FAMILIES[family]
+    name, own = (FAMILIES | MORE)[family]
     config_class = getattr(transformers, "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config")
     config = config_class(**(SIZES | own | changes))
     config._experts_implementation = "eager"  # the fused experts of transformers have no float64

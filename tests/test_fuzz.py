@@ -117,7 +117,8 @@ def test_every_public_name_and_command_is_tried():
         for path in (ROOT / room).rglob("*.py")
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     }
-    assert {command.module for command in of_commands.COMMANDS} == with_main
+    # The command line of lm_eval is the harness's own, and so are its errors; its adapters are those of `load`.
+    assert {command.module for command in of_commands.COMMANDS} == with_main - {"zeroinit.lm_eval"}
 
 
 def test_it_is_as_large_as_promised():

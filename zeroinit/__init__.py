@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zeroinit.config import AdapterConfig
+    from zeroinit.families import supports
     from zeroinit.model import activate, attach, delete, detach, disabled, load, save, trainable_parameters
     from zeroinit.trainer import AdapterTrainer
 
@@ -29,9 +30,14 @@ __all__ = [
     "disabled",
     "load",
     "save",
+    "supports",
     "trainable_parameters",
 ]
-_HOME = {"AdapterConfig": "config", "AdapterTrainer": "trainer"}  # the others live in zeroinit.model
+_HOME = {
+    "AdapterConfig": "config",
+    "AdapterTrainer": "trainer",
+    "supports": "families",
+}  # the others live in zeroinit.model
 
 
 def __getattr__(name: str) -> Any:

@@ -120,4 +120,5 @@ class Adapters(Switch):
     def __init__(self):
         super().__init__()
         self.hooks, self.configs, self.frozen = [], [], []
+        self.kept_frozen: set[str] = set()  # names of adapters that were loaded for evaluation only
         self.changes = 0  # grows with every activation: what was kept before is not used after

@@ -31,7 +31,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from zeroinit.calls import ARGUMENT, Call
-from zeroinit.families import project_prompts, query_projection
+from zeroinit.families import FAMILIES, project_prompts, query_before_rotation, query_projection
 
 if TYPE_CHECKING:
     from zeroinit.adapter import Adapter, Adapters
@@ -177,7 +177,7 @@ def _keys_and_values(module: Any, link: Link, call: Call, adapter: "Adapter", qu
             values = (values * gate[:, None, None]).to(query.dtype)
     if kept is not None:
         kept.pop(link, None)
-        sources = ("k_proj", "v_proj", "qkv_proj", "k_norm")
+        sources = ("k_proj", "v_proj", "qkv_proj", FAMILIES[type(module).__name__].norm)
         parameters = [*adapter.parameters()]
         parameters += [p for name in sources if hasattr(module, name) for p in getattr(module, name).parameters()]
         if not any(p.is_inference() for p in parameters):  # those have no version to watch
@@ -197,8 +197,7 @@ def _query_before_rotation(module: Any, projection: nn.Module | None, query: Ten
             "the input-dependent gate reads the query projection, which was replaced after attach (by PEFT?); call "
             "zeroinit.activate(model, name) once all adapters are in place"
         )
-    query = query[..., : module.config.num_attention_heads * module.head_dim].unflatten(-1, (-1, module.head_dim))
-    return module.q_norm(query) if hasattr(module, "q_norm") else query
+    return query_before_rotation(module, query)
 
 
 def _let_prompts_through(

@@ -7,6 +7,7 @@ and one module, `zero_init_adapters`, with everything trainable, in float32 what
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -114,6 +115,7 @@ def delete(model: nn.Module, name: str) -> nn.Module:
         return detach(model)
     current = adapters.current()
     del adapters[name]
+    adapters.kept_frozen.discard(name)
     adapters.changes += 1
     if adapters.active == name:
         adapters.active = next(iter(adapters))
@@ -122,6 +124,8 @@ def delete(model: nn.Module, name: str) -> nn.Module:
 
 def activate(model: nn.Module, name: str) -> nn.Module:
     """Make this adapter the active one in this thread and, alone among the adapters, trainable.
+
+    One that was loaded with `trainable=False` stays frozen. A warning names an adapter whose training this stops.
 
     Threads that have activated none themselves use what the thread that attached the first adapter activated last.
     Call it again after adding PEFT layers to a model with an adapter: they freeze it.
@@ -141,7 +145,14 @@ def activate(model: nn.Module, name: str) -> nn.Module:
     adapters.choose(name)
     adapters.changes += 1
     for other, adapter in adapters.items():
-        adapter.requires_grad_(other == name)
+        trains = other == name and name not in adapters.kept_frozen
+        if not trains and any(p.requires_grad and p.grad is not None for p in adapter.parameters()):
+            warnings.warn(
+                f"the adapter {other!r} was being trained and is frozen now, because {name!r} is active; its optimiser "
+                f"does nothing until zeroinit.activate(model, {other!r})",
+                stacklevel=2,
+            )
+        adapter.requires_grad_(trains)
     for _, module in attention_modules(model):
         _watch_queries(module, adapters)
     return model
@@ -169,8 +180,11 @@ def save(model: nn.Module, folder: str | os.PathLike, name: str | None = None) -
     files.write(folder, adapter.config, adapter.shape, adapter.state_dict())
 
 
-def load(model: nn.Module, folder: str | os.PathLike, name: str = "default") -> nn.Module:
+def load(model: nn.Module, folder: str | os.PathLike, name: str = "default", *, trainable: bool = True) -> nn.Module:
     """Attach the adapter saved in `folder`; everything is checked before the model is touched.
+
+    It becomes the active adapter, and the trainable one too, unless `trainable` is False: then it stays frozen whenever
+    it is active. Other adapters are frozen either way, until `activate` names them.
 
     Raises
     ------
@@ -189,7 +203,11 @@ def load(model: nn.Module, folder: str | os.PathLike, name: str = "default") -> 
             + "; load it on the model that it was trained on"
         )
     attach(model, config, name)
-    attached(model)[name].load_state_dict(state)
+    adapters = attached(model)
+    adapters[name].load_state_dict(state)
+    if not trainable:
+        adapters.kept_frozen.add(name)
+        adapters[name].requires_grad_(False)
     return model
 
 
