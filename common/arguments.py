@@ -47,6 +47,15 @@ class Parser(argparse.ArgumentParser):
             sys.exit(code)
 
 
+def _without_trace(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Ctrl-C while modules load, before `run` has begun, ends a command by the signal alone."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _without_trace
+
+
 def given(text: str) -> str:
     """Type of an option that may be anything but empty."""
     if not text.strip():

@@ -119,6 +119,21 @@ def test_a_lost_output_is_one_line_and_code_1(how, lines, tmp_path):
     assert (tmp_path / "saved").read_text() == "saved"
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "told"), [("KeyboardInterrupt", -signal.SIGINT, False), ("KeyError", 1, True)]
+)
+def test_an_interrupt_while_modules_load_leaves_no_traceback(error, code, told):
+    """As when Ctrl-C comes before `run`; a defect keeps its traceback."""
+    script = f"import common.arguments; raise {error}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, preexec_fn=default)
+    assert (done.returncode, "Traceback" in done.stderr, bool(done.stderr)) == (code, told, told)
+
+
+def default():
+    """A parent may have told to ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.skipif(not FULL, reason="needs /dev/full")
 @pytest.mark.parametrize("name", ["simulate", "study", "finetune", "evaluate", "generate", "pretrain"])
 def test_help_that_is_lost_is_one_line_and_code_1(name):
